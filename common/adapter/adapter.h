@@ -1,0 +1,106 @@
+// A LoRA adapter as data: factors per module, their scaling, and PEFT's directory format.
+#ifndef STRATA_COMMON_ADAPTER_ADAPTER_H_
+#define STRATA_COMMON_ADAPTER_ADAPTER_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/config/options.h"
+#include "common/format/safetensors.h"
+#include "common/format/tensor.h"
+#include "common/runtime/file_system.h"
+
+namespace strata::adapter {
+
+// One adapted linear module: dW = scaling * B A with A [rank, in], B [out, rank].
+struct Factors {
+  std::string module;  // HF name without PEFT's prefixes and suffixes: model.layers.0.self_attn.q_proj
+  int64_t rank = 0, out = 0, in = 0;
+  double scaling = 1;  // alpha / rank, or alpha / sqrt(rank) for rsLoRA
+  double alpha = 0;
+  format::TensorView a, b;  // F32, BF16, F16 or F64, as stored
+};
+
+// Factors of an adapter by module name, in byte order of names, and the bytes they look into. Move-only; const use is thread-safe.
+class Adapter {
+ public:
+  // From the bytes of an adapter_model.safetensors and what its config or manifest says of scalings: `scaling(module, rank)`.
+  // INVALID_ARGUMENT: names that are not LoRA factors, a lone A or B, ranks that differ, dtypes that are no floats.
+  struct Scaling {
+    double scaling = 1;
+    double alpha = 0;
+  };
+  using ScalingOf = absl::StatusOr<Scaling> (*)(const void* context, std::string_view module, int64_t rank);
+  static absl::StatusOr<Adapter> FromTensors(format::Safetensors tensors, ScalingOf scaling, const void* context);
+
+  const std::vector<Factors>& modules() const { return modules_; }
+  const Factors* Find(std::string_view module) const;
+  uint64_t num_parameters() const;
+
+  Adapter(Adapter&&) = default;
+  Adapter& operator=(Adapter&&) = default;
+
+ private:
+  friend class AdapterBuilder;
+  Adapter() = default;
+  std::vector<Factors> modules_;
+  std::shared_ptr<const void> owner_;  // keeps the views alive
+};
+
+// Collects owned fp32 factors into an Adapter.
+class AdapterBuilder {
+ public:
+  // `a` is [rank, in], `b` [out, rank], row-major; both are taken over.
+  void Add(std::string module, int64_t rank, int64_t out, int64_t in, double alpha, double scaling, std::vector<float> a, std::vector<float> b);
+  Adapter Build() &&;
+
+ private:
+  struct Owned;
+  std::vector<Owned> owned_;
+};
+
+// What an adapter_config.json says (PEFT's LoraConfig), old releases and new.
+struct PeftConfig {
+  config::AdapterOptions options;  // r, lora_alpha, target_modules, patterns, use_rslora, ...
+  std::string base_model;          // base_model_name_or_path
+  bool use_dora = false;
+  bool fan_in_fan_out = false;
+  // rank_pattern / alpha_pattern looked up with PEFT's rule, then the defaults.
+  uint32_t RankOf(std::string_view module) const;
+  double AlphaOf(std::string_view module) const;
+  double ScalingOf(std::string_view module) const;
+};
+absl::StatusOr<PeftConfig> ParsePeftConfig(std::string_view json, std::string_view place);
+
+// Reads DIR/adapter_config.json and DIR/adapter_model.safetensors. The stored factor's own rank is the rank; alpha from the config.
+absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeft(runtime::FileSystem& files, const std::string& directory);
+
+struct PeftWriteOptions {
+  std::string base_model;      // base_model_name_or_path
+  std::map<std::string, std::string> metadata;  // of the safetensors file; {"format","pt"} is always there
+  bool use_rslora = false;     // alpha of the config is then scaling * sqrt(rank)
+  double dropout = 0;
+  format::DType dtype = format::DType::kF32;
+};
+// Writes a directory that HF PEFT loads unchanged: target_modules holds full names, rank_pattern and alpha_pattern what differs
+// from the most frequent rank and alpha. Modules of rank 0 are left out (PEFT refuses r = 0). Deterministic bytes.
+absl::Status WritePeft(runtime::FileSystem& files, const std::string& directory, const Adapter& adapter, const PeftWriteOptions& options);
+// The two files' contents, for callers that send them instead.
+std::string PeftConfigJson(const Adapter& adapter, const PeftWriteOptions& options);
+std::string PeftTensorBytes(const Adapter& adapter, const PeftWriteOptions& options);
+// base_model.model.<module>.lora_A.weight / lora_B.weight
+std::string PeftTensorName(std::string_view module, bool is_a);
+
+// Does `selector` name this module (PEFT's rules)? all-linear: every module given, the head excepted by the caller.
+bool Selects(const config::ModuleSelector& selector, std::string_view module);
+
+}  // namespace strata::adapter
+
+#endif  // STRATA_COMMON_ADAPTER_ADAPTER_H_
