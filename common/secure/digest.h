@@ -3,6 +3,7 @@
 #define STRATA_COMMON_SECURE_DIGEST_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -34,6 +35,8 @@ std::string FromHex(std::string_view hex);
 
 // CRC-32C (Castagnoli), SSE4.2 where the processor has it. Crc32c(b, Crc32c(a)) = Crc32c(a + b).
 uint32_t Crc32c(std::span<const std::byte> data, uint32_t crc = 0);
+// The same without the instruction: what processors without SSE4.2 run.
+uint32_t Crc32cPortable(std::span<const std::byte> data, uint32_t crc = 0);
 
 }  // namespace strata::secure
 
