@@ -41,7 +41,8 @@ class File {
   virtual absl::Status WriteAt(uint64_t offset, std::span<const std::byte> data) = 0;
   // Bytes read; fewer than asked for at the end of the file.
   virtual absl::StatusOr<size_t> ReadAt(uint64_t offset, std::span<std::byte> out) = 0;
-  // Claims disk space for [0, size) so that later writes cannot find the disk full. RESOURCE_EXHAUSTED: there is not enough.
+  // Claims disk space for [0, size) so that later writes cannot find the disk full; the file's size stays as it is.
+  // RESOURCE_EXHAUSTED: there is not enough.
   virtual absl::Status Reserve(uint64_t size) = 0;
   virtual absl::Status Truncate(uint64_t size) = 0;
   // fdatasync: after OK the content survives a power loss.
@@ -50,10 +51,10 @@ class File {
 };
 
 enum class OpenMode {
-  kRead,        // must exist
-  kReadWrite,   // must exist
-  kCreate,      // read and write, created when missing
-  kCreateNew,   // ALREADY_EXISTS when it is there
+  kRead,       // must exist
+  kReadWrite,  // must exist
+  kCreate,     // read and write, created when missing
+  kCreateNew,  // ALREADY_EXISTS when it is there
 };
 
 // Thread-safe. NOT_FOUND, PERMISSION_DENIED, ALREADY_EXISTS, RESOURCE_EXHAUSTED (full) name the path.
@@ -74,7 +75,8 @@ class FileSystem {
   // After OK the entries made, renamed and removed in `directory` survive a power loss.
   virtual absl::Status SyncDirectory(const std::string& directory) = 0;
 
-  // Whole small files. WriteFile replaces atomically: temporary file, sync, rename, sync of the folder.
+  // Whole small files. WriteFile replaces atomically: PATH.tmp, sync, rename, sync of the folder. Two writers of the
+  // same path at one time must be kept apart by the caller.
   absl::StatusOr<std::string> ReadFile(const std::string& path);
   absl::Status WriteFile(const std::string& path, std::string_view content);
   bool Exists(const std::string& path) { return Stat(path).ok(); }

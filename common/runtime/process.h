@@ -15,15 +15,20 @@
 namespace strata::runtime {
 
 struct Command {
-  std::vector<std::string> argv;                      // argv[0] is looked up in PATH
-  std::function<bool(std::string_view)> on_line;      // each line of standard output; false ends the program (SIGTERM)
+  std::vector<std::string> argv;  // argv[0] is looked up in PATH
+  // Each line of standard output, without its newline; false ends the program: SIGTERM to its process group, SIGKILL
+  // after 10 s. May be empty.
+  std::function<bool(std::string_view)> on_line;
+  std::function<bool()> keep_going;  // asked several times a second; false ends the program likewise. May be empty.
 };
 
-// Runs a program to its end and returns its exit code; standard error passes through. NOT_FOUND: no such program.
-// ABORTED: on_line asked for the end, or a signal ended it. Blocks the calling thread.
+// Runs a program to its end and returns its exit code; standard error passes through, standard input is empty.
+// NOT_FOUND: no such program. ABORTED: on_line or keep_going asked for the end, or a signal ended it. Blocks the
+// calling thread; the callbacks run on it.
 absl::StatusOr<int> RunCommand(const Command& command);
 
-// Blocks until SIGINT or SIGTERM came (or `Interrupt` was called) and returns the signal. Call BlockSignals first, from main, before any thread starts.
+// Blocks until SIGINT or SIGTERM came (or `Interrupt` was called) and returns the signal. Call BlockSignals first, from
+// main, before any thread starts; it also makes writing to a closed pipe an error instead of a signal.
 void BlockSignals();
 int WaitForSignal();
 void Interrupt();
