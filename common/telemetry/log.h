@@ -2,6 +2,7 @@
 #ifndef STRATA_COMMON_TELEMETRY_LOG_H_
 #define STRATA_COMMON_TELEMETRY_LOG_H_
 
+#include <cstdint>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -26,8 +27,13 @@ struct Field {
   Field(std::string_view n, const char* v) : name(n), value(std::string(v)) {}
 };
 
-// Thread-safe. Writes to standard error. `level` is one of debug, info, warning, error.
+// Thread-safe. Writes to standard error. `level` is one of debug, info, warning, error; anything else means info.
 void SetLogLevel(std::string_view level);
+// What stands in a line after its time and level: "round_committed job=7 note=\"two words\"". A value is quoted when it
+// is empty or holds a blank, a quote, '=', or a control character (written as an escape, so that a fact stays on one
+// line).
+std::string FormatEvent(std::string_view event, std::initializer_list<Field> fields);
+// 2026-01-02T03:04:05.678Z info  round_committed job=7
 // Log(Level::kInfo, "round_committed", {{"job", id}, {"round", 3}});
 void Log(Level level, std::string_view event, std::initializer_list<Field> fields);
 
