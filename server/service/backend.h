@@ -1,4 +1,5 @@
-// What the gRPC handlers hand over to: the server's core, in plain structs. server.cc implements it on the strand; handlers decide nothing.
+// What the gRPC handlers hand over to: the server's core, in plain structs. server.cc implements it on the strand;
+// handlers decide nothing.
 #ifndef STRATA_SERVER_SERVICE_BACKEND_H_
 #define STRATA_SERVER_SERVICE_BACKEND_H_
 
@@ -17,15 +18,16 @@ namespace strata::service {
 
 // Who calls. Nothing else knows where identity came from.
 struct Caller {
-  std::string site;   // the certificate's common name, or the loopback name
+  std::string site;  // the certificate's common name, or the loopback name
   bool admin = false;
 };
 
 template <typename T>
 using Reply = absl::AnyInvocable<void(absl::StatusOr<T>) &&>;
 
-// Receives one upload's chunks after the handler has checked each chunk's CRC and offset. Calls are made one at a time, off the strand; WriteChunk writes
-// synchronously. Dropping the sink without Finish keeps what was synced, for a later resume.
+// Receives one upload's chunks after the handler has checked each chunk's CRC and offset. Calls are made one at a time,
+// off the strand; WriteChunk writes synchronously. Dropping the sink without Finish keeps what was synced, for a later
+// resume.
 class UploadSink {
  public:
   virtual ~UploadSink() = default;
@@ -40,15 +42,23 @@ class UploadSink {
 class Backend {
  public:
   virtual ~Backend() = default;
-  // Parks until there is work or max_wait is over. The returned token cancels the wait when the caller is gone (Cancel(token)).
-  virtual uint64_t CheckIn(const Caller& caller, const v1::CheckInRequest& request, Reply<v1::CheckInResponse> reply) = 0;
+  // Parks until there is work or max_wait is over. The returned token cancels the wait when the caller is gone
+  // (Cancel(token)).
+  virtual uint64_t CheckIn(const Caller& caller, const v1::CheckInRequest& request,
+                           Reply<v1::CheckInResponse> reply) = 0;
   virtual void CancelCheckIn(uint64_t token) = 0;
-  // The blob's file, mapped; only what a version or an accepted update refers to. A site may read blobs of the versions of jobs it takes part in; admin everything.
-  virtual void OpenBlob(const Caller& caller, const std::string& sha256, Reply<std::shared_ptr<const runtime::Mapping>> reply) = 0;
-  virtual void BeginSubmit(const Caller& caller, const v1::BeginSubmitRequest& request, Reply<v1::BeginSubmitResponse> reply) = 0;
-  virtual void OpenUpload(const Caller& caller, const std::string& assignment, Reply<std::unique_ptr<UploadSink>> reply) = 0;
-  virtual void SubmitEvaluation(const Caller& caller, const v1::SubmitEvaluationRequest& request, Reply<v1::Receipt> reply) = 0;
-  virtual void Progress(const Caller& caller, const v1::ProgressRequest& request, Reply<v1::ProgressResponse> reply) = 0;
+  // The blob's file, mapped; only what a version or an accepted update refers to. A site may read blobs of the versions
+  // of jobs it takes part in; admin everything.
+  virtual void OpenBlob(const Caller& caller, const std::string& sha256,
+                        Reply<std::shared_ptr<const runtime::Mapping>> reply) = 0;
+  virtual void BeginSubmit(const Caller& caller, const v1::BeginSubmitRequest& request,
+                           Reply<v1::BeginSubmitResponse> reply) = 0;
+  virtual void OpenUpload(const Caller& caller, const std::string& assignment,
+                          Reply<std::unique_ptr<UploadSink>> reply) = 0;
+  virtual void SubmitEvaluation(const Caller& caller, const v1::SubmitEvaluationRequest& request,
+                                Reply<v1::Receipt> reply) = 0;
+  virtual void Progress(const Caller& caller, const v1::ProgressRequest& request,
+                        Reply<v1::ProgressResponse> reply) = 0;
   virtual void Release(const Caller& caller, const v1::ReleaseRequest& request, Reply<v1::ReleaseResponse> reply) = 0;
 
   virtual void SubmitJob(const v1::SubmitJobRequest& request, Reply<v1::SubmitJobResponse> reply) = 0;
