@@ -224,6 +224,21 @@ int WaitForSignal() {
 
 void Interrupt() { kill(getpid(), SIGTERM); }
 
+bool SurvivesInChild(const std::function<void()>& work) {
+  const pid_t child = fork();
+  if (child < 0) return false;
+  if (child == 0) {
+    const rlimit no_core{};
+    setrlimit(RLIMIT_CORE, &no_core);
+    work();
+    _exit(0);
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 uint64_t PeakResidentBytes() { return StatusField("VmHWM:"); }
 
 uint64_t ResidentBytes() { return StatusField("VmRSS:"); }
