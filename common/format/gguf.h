@@ -19,20 +19,31 @@
 namespace strata::format {
 
 // The numbers are GGUF's own; others than these are refused by name when decoded, not when listed.
-enum class GgufType : uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8, kF64 = 28, kBF16 = 30 };
+enum class GgufType : uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kF64 = 28,
+  kBF16 = 30
+};
 
 struct GgufArray;
 // Integers of every width are widened; arrays are homogeneous.
 using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, std::shared_ptr<const GgufArray>>;
 struct GgufArray {
-  std::variant<std::vector<uint64_t>, std::vector<int64_t>, std::vector<double>, std::vector<bool>, std::vector<std::string>,
-               std::vector<GgufValue>> values;
+  std::variant<std::vector<uint64_t>, std::vector<int64_t>, std::vector<double>, std::vector<bool>,
+               std::vector<std::string>, std::vector<GgufValue>>
+      values;
 };
 
 struct GgufTensor {
   std::string name;
-  uint32_t type = 0;            // a GgufType, or one that we do not read
-  std::vector<int64_t> shape;   // as in PyTorch: outermost first (GGUF stores the reverse)
+  uint32_t type = 0;           // a GgufType, or one that we do not read
+  std::vector<int64_t> shape;  // as in PyTorch: outermost first (GGUF stores the reverse)
   std::span<const std::byte> data;
   int64_t num_elements() const;
 };
@@ -62,7 +73,8 @@ class Gguf {
 };
 
 // Decodes rows [first_row, first_row + out.size() / row length) of a tensor (a row = the innermost dimension) to float.
-// UNIMPLEMENTED: an encoding that we do not read, by name. INVALID_ARGUMENT: range or row length that does not fit blocks.
+// UNIMPLEMENTED: an encoding that we do not read, by name. INVALID_ARGUMENT: range or row length that does not fit
+// blocks.
 absl::Status DecodeGgufRows(const GgufTensor& tensor, int64_t first_row, std::span<float> out);
 
 }  // namespace strata::format

@@ -27,7 +27,7 @@ class Safetensors {
   static absl::StatusOr<Safetensors> Open(runtime::FileSystem& files, const std::string& path);
 
   const std::vector<TensorView>& tensors() const { return tensors_; }  // sorted by name
-  const TensorView* Find(std::string_view name) const;                  // null when absent
+  const TensorView* Find(std::string_view name) const;                 // null when absent
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::shared_ptr<const runtime::Mapping>& mapping() const { return mapping_; }  // null after Parse
 
@@ -37,8 +37,8 @@ class Safetensors {
   std::shared_ptr<const runtime::Mapping> mapping_;
 };
 
-// The bytes of a file with these tensors: sorted by (dtype alignment descending, name) as HF's writer does, header padded with
-// spaces to 8 bytes. Same tensors and metadata, same bytes.
+// The bytes of a file with these tensors: sorted by (dtype, name) as HF's writer does (I64, F64, F32, I32, BF16,
+// F16, I16, I8, U8, BOOL), header padded with spaces to 8 bytes. Same tensors and metadata, same bytes.
 std::string SerializeSafetensors(std::vector<TensorView> tensors, const std::map<std::string, std::string>& metadata);
 
 }  // namespace strata::format
