@@ -37,7 +37,7 @@ struct SessionOptions {
   absl::Duration call_timeout = absl::Seconds(30);  // answer to a short call
   absl::Duration default_progress = absl::Seconds(10);  // where an assignment says nothing
   int max_attempts = 5;                                 // of a step that fails for a reason that may not pass
-  std::optional<uint32_t> max_rounds;                   // end after that many accepted updates
+  std::optional<uint32_t> max_rounds = std::nullopt;    // end after that many accepted updates
   uint64_t jitter_key = 0;                              // of the random numbers behind all jitter
 };
 
