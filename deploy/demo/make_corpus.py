@@ -92,6 +92,7 @@ def main():
     p.add_argument("--train-bytes", type=int, default=300_000)
     p.add_argument("--heldout-bytes", type=int, default=20_000, help="of dev and of test")
     p.add_argument("--rows-per-page", type=int, default=8, help="so that no long page rules a part")
+    p.add_argument("--rows-per-heldout-page", type=int, default=4)
     p.add_argument("--row-characters", type=int, default=640)
     a = p.parse_args()
     want = {"train": a.train_bytes, "dev": a.heldout_bytes, "test": a.heldout_bytes}
@@ -120,7 +121,7 @@ def main():
                         seen.add(key)
                         trained |= runs
                         kept.append(item)
-                    for row in list(rows(kept, os.path.basename(name)[:-3], a.row_characters))[:a.rows_per_page]:
+                    for row in list(rows(kept, os.path.basename(name)[:-3], a.row_characters))[:a.rows_per_page if kind == "train" else a.rows_per_heldout_page]:
                         if size < want[kind]:
                             got[kind].append(row)
                             size += len(row["text"].encode())
