@@ -28,11 +28,13 @@ struct Factors {
   format::TensorView a, b;  // F32, BF16, F16 or F64, as stored
 };
 
-// Factors of an adapter by module name, in byte order of names, and the bytes they look into. Move-only; const use is thread-safe.
+// Factors of an adapter by module name, in byte order of names, and the bytes they look into. Move-only; const use is
+// thread-safe.
 class Adapter {
  public:
-  // From the bytes of an adapter_model.safetensors and what its config or manifest says of scalings: `scaling(module, rank)`.
-  // INVALID_ARGUMENT: names that are not LoRA factors, a lone A or B, ranks that differ, dtypes that are no floats.
+  // From the bytes of an adapter_model.safetensors and what its config or manifest says of scalings: `scaling(module,
+  // rank)`. INVALID_ARGUMENT: names that are not LoRA factors, a lone A or B, ranks that differ, dtypes that are no
+  // floats.
   struct Scaling {
     double scaling = 1;
     double alpha = 0;
@@ -57,8 +59,13 @@ class Adapter {
 // Collects owned fp32 factors into an Adapter.
 class AdapterBuilder {
  public:
+  AdapterBuilder();
+  ~AdapterBuilder();
+  AdapterBuilder(AdapterBuilder&&) noexcept;
+  AdapterBuilder& operator=(AdapterBuilder&&) noexcept;
   // `a` is [rank, in], `b` [out, rank], row-major; both are taken over.
-  void Add(std::string module, int64_t rank, int64_t out, int64_t in, double alpha, double scaling, std::vector<float> a, std::vector<float> b);
+  void Add(std::string module, int64_t rank, int64_t out, int64_t in, double alpha, double scaling,
+           std::vector<float> a, std::vector<float> b);
   Adapter Build() &&;
 
  private:
@@ -71,35 +78,57 @@ struct PeftConfig {
   config::AdapterOptions options;  // r, lora_alpha, target_modules, patterns, use_rslora, ...
   std::string base_model;          // base_model_name_or_path
   bool use_dora = false;
-  bool fan_in_fan_out = false;
+  bool fan_in_fan_out = false;  // the base stores its weights [in, out] (GPT-2); the factors are the same either way
+  // Features that change what the factors mean and that Strata does not read ("use_dora", "layer_replication", ..).
+  // ReadPeft refuses them.
+  std::vector<std::string> unsupported;
   // rank_pattern / alpha_pattern looked up with PEFT's rule, then the defaults.
   uint32_t RankOf(std::string_view module) const;
   double AlphaOf(std::string_view module) const;
   double ScalingOf(std::string_view module) const;
 };
+// INVALID_ARGUMENT, every fault at once: no JSON object, wrong types, a peft_type other than LORA, expressions that are
+// none.
 absl::StatusOr<PeftConfig> ParsePeftConfig(std::string_view json, std::string_view place);
 
-// Reads DIR/adapter_config.json and DIR/adapter_model.safetensors. The stored factor's own rank is the rank; alpha from the config.
+// Reads DIR/adapter_config.json and DIR/adapter_model.safetensors. The stored factor's own rank is the rank; alpha from
+// the config. NOT_FOUND: a file is missing. INVALID_ARGUMENT: what ParsePeftConfig and FromTensors refuse, or an
+// unsupported feature (named).
 absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeft(runtime::FileSystem& files, const std::string& directory);
 
 struct PeftWriteOptions {
-  std::string base_model;      // base_model_name_or_path
+  std::string base_model;                       // base_model_name_or_path
   std::map<std::string, std::string> metadata;  // of the safetensors file; {"format","pt"} is always there
-  bool use_rslora = false;     // alpha of the config is then scaling * sqrt(rank)
+  bool use_rslora = false;                      // alpha of the config is then scaling * sqrt(rank)
   double dropout = 0;
-  format::DType dtype = format::DType::kF32;
+  bool fan_in_fan_out = false;
+  format::DType dtype = format::DType::kF32;  // F32, BF16, F16 or F64
 };
-// Writes a directory that HF PEFT loads unchanged: target_modules holds full names, rank_pattern and alpha_pattern what differs
-// from the most frequent rank and alpha. Modules of rank 0 are left out (PEFT refuses r = 0). Deterministic bytes.
-absl::Status WritePeft(runtime::FileSystem& files, const std::string& directory, const Adapter& adapter, const PeftWriteOptions& options);
+// Writes a directory that HF PEFT loads unchanged: target_modules holds full names, rank_pattern and alpha_pattern what
+// differs from the most frequent rank and alpha. Modules of rank 0 are left out (PEFT refuses r = 0). Deterministic
+// bytes.
+absl::Status WritePeft(runtime::FileSystem& files, const std::string& directory, const Adapter& adapter,
+                       const PeftWriteOptions& options);
 // The two files' contents, for callers that send them instead.
 std::string PeftConfigJson(const Adapter& adapter, const PeftWriteOptions& options);
 std::string PeftTensorBytes(const Adapter& adapter, const PeftWriteOptions& options);
 // base_model.model.<module>.lora_A.weight / lora_B.weight
 std::string PeftTensorName(std::string_view module, bool is_a);
 
-// Does `selector` name this module (PEFT's rules)? all-linear: every module given, the head excepted by the caller.
+// Does `selector` name this module (PEFT's rules)? all-linear: every module given, the head excepted by the caller. An
+// empty selector names nothing.
 bool Selects(const config::ModuleSelector& selector, std::string_view module);
+// Is this module adapted: target_modules without exclude_modules, and layers_to_transform, which PEFT applies to names
+// matched by suffix (or all-linear) by the first number in the name that follows two segments.
+bool IsTarget(const config::AdapterOptions& options, std::string_view module);
+// INVALID_ARGUMENT: an expression of target_modules, exclude_modules, rank_pattern or alpha_pattern that is none
+// (PCRE2).
+absl::Status CheckExpressions(const config::AdapterOptions& options);
+// The rank and alpha that the options give to a module: patterns by PEFT's rule, then the defaults.
+uint32_t RankOf(const config::AdapterOptions& options, std::string_view module);
+double AlphaOf(const config::AdapterOptions& options, std::string_view module);
+// alpha / rank, or alpha / sqrt(rank); 1 for rank 0.
+double ScalingOf(double alpha, int64_t rank, bool use_rslora);
 
 }  // namespace strata::adapter
 

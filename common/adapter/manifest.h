@@ -54,8 +54,8 @@ std::string SerializeManifest(const Manifest& manifest);
 // The same as JSON, as manifest.json beside an exported adapter shows it.
 std::string ManifestJson(const Manifest& manifest);
 
-// The adapter that `tensors` holds with the manifest's scalings. INVALID_ARGUMENT: a block without its tensors, a tensor without a block,
-// shapes against the block's rank.
+// The adapter that `tensors` holds with the manifest's scalings. INVALID_ARGUMENT: a block without its tensors, a
+// tensor without a block, shapes against the block's rank.
 absl::StatusOr<Adapter> OpenUpdate(const Manifest& manifest, format::Safetensors tensors);
 // Blocks for every module of an adapter.
 std::vector<PairBlock> BlocksOf(const Adapter& adapter);

@@ -1,0 +1,210 @@
+// PEFT's directory format.
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_join.h"
+#include "common/adapter/adapter.h"
+#include "common/status/cat.h"
+#include "common/status/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace strata::adapter {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kConfigFile = "adapter_config.json";
+constexpr std::string_view kTensorFile = "adapter_model.safetensors";
+
+// Whole numbers as integers: PEFT writes lora_alpha so.
+Json NumberOf(double value) {
+  if (value == std::floor(value) && std::abs(value) < 1e15) return static_cast<int64_t>(value);
+  return value;
+}
+
+// The alpha under which PEFT arrives at this scaling. The declared one wins where it does so to the last bit.
+double AlphaFor(const Factors& factors, bool use_rslora) {
+  if (ScalingOf(factors.alpha, factors.rank, use_rslora) == factors.scaling) return factors.alpha;
+  const auto rank = static_cast<double>(factors.rank);
+  return factors.scaling * (use_rslora ? std::sqrt(rank) : rank);
+}
+
+template <typename Value>
+Value MostFrequent(const std::vector<std::pair<std::string, Value>>& values, Value otherwise) {
+  std::map<Value, size_t> counts;
+  for (const auto& [module, value] : values) ++counts[value];
+  size_t best = 0;
+  for (const auto& [value, count] : counts) {
+    if (count > best) {
+      best = count;
+      otherwise = value;
+    }
+  }
+  return otherwise;
+}
+
+// PEFT reads keys as expressions. A dot is left as it is, as in what PEFT writes: it matches itself.
+std::string AsPatternKey(std::string_view module) {
+  std::string key;
+  for (const char c : module) {
+    if (!absl::ascii_isalnum(c) && c != '_' && c != '-' && c != '.') key.push_back('\\');
+    key.push_back(c);
+  }
+  return key;
+}
+
+// Entries for the modules that differ from the default, and for those of the default value that an entry of another
+// module, being a suffix of theirs, would catch. Longer names first, so that a full name wins over its suffixes.
+template <typename Value>
+Json PatternsOf(std::vector<std::pair<std::string, Value>> values, Value fallback) {
+  std::set<std::string_view> different;
+  for (const auto& [module, value] : values) {
+    if (value != fallback) different.insert(module);
+  }
+  const auto caught = [&different](std::string_view module) {
+    for (size_t dot = module.find('.'); dot != std::string_view::npos; dot = module.find('.', dot + 1)) {
+      if (different.contains(module.substr(dot + 1))) return true;
+    }
+    return false;
+  };
+  std::vector<std::pair<std::string, Value>> entries;
+  for (const auto& entry : values) {
+    if (entry.second != fallback || caught(entry.first)) entries.push_back(entry);
+  }
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const auto& x, const auto& y) { return x.first.size() > y.first.size(); });
+  Json json = Json::object();
+  for (const auto& [module, value] : entries) json[AsPatternKey(module)] = NumberOf(value);
+  return json;
+}
+
+// Elements of `view` in the wanted dtype; `storage` holds them where that is not how they are stored.
+absl::Status Convert(const format::TensorView& view, format::DType dtype, std::string& storage) {
+  const auto count = static_cast<size_t>(view.num_elements());
+  storage.resize(count * format::DTypeSize(dtype));
+  if (dtype == format::DType::kF64) {
+    return format::ToDouble(view, {reinterpret_cast<double*>(storage.data()), count});
+  }
+  std::vector<float> values(count);
+  STRATA_RETURN_IF_ERROR(format::ToFloat(view, values));
+  auto* halves = reinterpret_cast<uint16_t*>(storage.data());
+  switch (dtype) {
+    case format::DType::kBF16:
+      std::transform(values.begin(), values.end(), halves, format::FloatToBF16);
+      return absl::OkStatus();
+    case format::DType::kF16:
+      std::transform(values.begin(), values.end(), halves, format::FloatToHalf);
+      return absl::OkStatus();
+    case format::DType::kF32:
+      std::copy(values.begin(), values.end(), reinterpret_cast<float*>(storage.data()));
+      return absl::OkStatus();
+    default:
+      return absl::InvalidArgumentError(
+          Cat("adapters are written as F32, BF16, F16 or F64, not as ", format::DTypeName(dtype)));
+  }
+}
+
+absl::StatusOr<std::string> TensorBytes(const Adapter& adapter, const PeftWriteOptions& options) {
+  std::vector<std::string> storage(adapter.modules().size() * 2);
+  std::vector<format::TensorView> views;
+  for (const Factors& factors : adapter.modules()) {
+    if (factors.rank == 0) continue;
+    for (const bool is_a : {true, false}) {
+      format::TensorView view = is_a ? factors.a : factors.b;
+      if (view.dtype != options.dtype) {
+        std::string& converted = storage[views.size()];
+        STRATA_RETURN_IF_ERROR(Convert(view, options.dtype, converted));
+        view.data = std::as_bytes(std::span(converted));
+        view.dtype = options.dtype;
+      }
+      view.name = PeftTensorName(factors.module, is_a);
+      views.push_back(std::move(view));
+    }
+  }
+  std::map<std::string, std::string> metadata = options.metadata;
+  metadata["format"] = "pt";
+  return format::SerializeSafetensors(std::move(views), metadata);
+}
+
+absl::Status CheckSupported(const PeftConfig& config, std::string_view place) {
+  if (config.unsupported.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      Cat(place, ": the adapter uses ", absl::StrJoin(config.unsupported, ", "),
+          "; only plain LoRA (also rsLoRA and patterns) can be read. Convert it with PEFT, or train it without"));
+}
+
+}  // namespace
+
+std::string PeftConfigJson(const Adapter& adapter, const PeftWriteOptions& options) {
+  std::vector<std::pair<std::string, int64_t>> ranks;
+  std::vector<std::pair<std::string, double>> alphas;
+  Json targets = Json::array();
+  for (const Factors& factors : adapter.modules()) {
+    if (factors.rank == 0) continue;
+    targets.push_back(factors.module);
+    ranks.emplace_back(factors.module, factors.rank);
+    alphas.emplace_back(factors.module, AlphaFor(factors, options.use_rslora));
+  }
+  const int64_t rank = MostFrequent<int64_t>(ranks, 1);
+  const double alpha = MostFrequent<double>(alphas, 1);
+  Json json;
+  json["alpha_pattern"] = PatternsOf(alphas, alpha);
+  json["auto_mapping"] = nullptr;
+  json["base_model_name_or_path"] = options.base_model;
+  json["bias"] = "none";
+  json["fan_in_fan_out"] = options.fan_in_fan_out;
+  json["inference_mode"] = true;
+  json["init_lora_weights"] = true;
+  json["layers_pattern"] = nullptr;
+  json["layers_to_transform"] = nullptr;
+  json["lora_alpha"] = NumberOf(alpha);
+  json["lora_dropout"] = options.dropout;
+  json["modules_to_save"] = nullptr;
+  json["peft_type"] = "LORA";
+  json["r"] = rank;
+  json["rank_pattern"] = PatternsOf(ranks, rank);
+  json["revision"] = nullptr;
+  json["target_modules"] = targets;
+  json["task_type"] = "CAUSAL_LM";
+  json["use_dora"] = false;
+  json["use_rslora"] = options.use_rslora;
+  return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
+}
+
+std::string PeftTensorBytes(const Adapter& adapter, const PeftWriteOptions& options) {
+  return TensorBytes(adapter, options).value_or("");
+}
+
+absl::Status WritePeft(runtime::FileSystem& files, const std::string& directory, const Adapter& adapter,
+                       const PeftWriteOptions& options) {
+  STRATA_ASSIGN_OR_RETURN(const std::string tensors, TensorBytes(adapter, options));
+  STRATA_RETURN_IF_ERROR(files.MakeDirectories(directory));
+  STRATA_RETURN_IF_ERROR(files.WriteFile(runtime::JoinPath(directory, kTensorFile), tensors));
+  return files.WriteFile(runtime::JoinPath(directory, kConfigFile), PeftConfigJson(adapter, options));
+}
+
+absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeft(runtime::FileSystem& files, const std::string& directory) {
+  const std::string config_path = runtime::JoinPath(directory, kConfigFile);
+  const std::string tensor_path = runtime::JoinPath(directory, kTensorFile);
+  STRATA_ASSIGN_OR_RETURN(const std::string json, files.ReadFile(config_path));
+  STRATA_ASSIGN_OR_RETURN(PeftConfig config, ParsePeftConfig(json, config_path));
+  STRATA_RETURN_IF_ERROR(CheckSupported(config, config_path));
+  STRATA_ASSIGN_OR_RETURN(format::Safetensors tensors, format::Safetensors::Open(files, tensor_path));
+  const Adapter::ScalingOf scaling = [](const void* context, std::string_view module,
+                                        int64_t rank) -> absl::StatusOr<Adapter::Scaling> {
+    const auto& declared = *static_cast<const PeftConfig*>(context);
+    const double alpha = declared.AlphaOf(module);
+    return Adapter::Scaling{.scaling = ScalingOf(alpha, rank, declared.options.use_rslora), .alpha = alpha};
+  };
+  absl::StatusOr<Adapter> adapter = Adapter::FromTensors(std::move(tensors), scaling, &config);
+  if (!adapter.ok()) return Annotate(adapter.status(), tensor_path);
+  return std::make_pair(*std::move(adapter), std::move(config));
+}
+
+}  // namespace strata::adapter
