@@ -25,22 +25,28 @@ struct DatasetOptions {
   uint32_t max_length = 1024;  // longer rows are cut
 };
 
-// A file's rows, in file order. Rows: {"text"}: the post-processor's special tokens, then EOS unless present; {"prompt","completion"}: tokenised apart and
-// joined, special tokens at the prompt only, EOS after the completion, prompt masked; {"input_ids"[,"labels"][,"position_ids"]}: as they are (labels default to the ids).
+// A file's rows, in file order. Rows: {"text"}: the post-processor's special tokens, then EOS unless present;
+// {"prompt","completion"}: tokenised apart and joined, special tokens at the prompt only, EOS after the completion,
+// prompt masked; {"input_ids"[,"labels"][,"position_ids"]}: as they are (labels default to the ids).
 struct Dataset {
   std::vector<Example> rows;
   uint64_t num_truncated = 0;  // rows cut to max_length
   uint64_t num_empty = 0;      // rows without a target, left out
 };
-// INVALID_ARGUMENT: file:line of every bad row (no JSON, none of the forms, wrong types, ids outside the vocabulary, lengths that differ); at most 20 named, then a count.
-// `tokenizer` may be null when every row has input_ids; `vocab_size` bounds the ids (0: not checked).
-absl::StatusOr<Dataset> ReadJsonl(runtime::FileSystem& files, const std::string& path, const Tokenizer* tokenizer, int64_t vocab_size, const DatasetOptions& options);
+// INVALID_ARGUMENT: file:line of every bad row (no JSON, none of the forms, wrong types, ids outside the vocabulary,
+// lengths that differ); at most 20 named, then a count. `tokenizer` may be null when every row has input_ids;
+// `vocab_size` bounds the ids (0: not checked).
+absl::StatusOr<Dataset> ReadJsonl(runtime::FileSystem& files, const std::string& path, const Tokenizer* tokenizer,
+                                  int64_t vocab_size, const DatasetOptions& options);
 
-// Splits by a hash of each row's ids, so that the same row always falls on the same side wherever it lies: {train, held out}.
-std::pair<std::vector<Example>, std::vector<Example>> SplitHoldout(std::vector<Example> rows, double share, uint64_t seed);
+// Splits by a hash of each row's ids, so that the same row always falls on the same side wherever it lies: {train, held
+// out}.
+std::pair<std::vector<Example>, std::vector<Example>> SplitHoldout(std::vector<Example> rows, double share,
+                                                                   uint64_t seed);
 
-// Row indices in training order: epoch after epoch, each a permutation drawn from (seed, epoch, site) when `shuffle`, else file order.
-// Step t uses the rows [t * batch_size, (t+1) * batch_size) of that endless list; with epochs the last batch of an epoch may be short.
+// Row indices in training order: epoch after epoch, each a permutation drawn from (seed, epoch, site) when `shuffle`,
+// else file order. Step t uses the rows [t * batch_size, (t+1) * batch_size) of that endless list; with epochs the last
+// batch of an epoch may be short.
 class BatchOrder {
  public:
   BatchOrder(uint64_t num_rows, uint32_t batch_size, bool shuffle, uint64_t seed, uint64_t round, std::string site);
@@ -57,10 +63,11 @@ class BatchOrder {
 
 // Documents laid end to end: no padding, attention stays inside each.
 struct PackedBatch {
-  std::vector<int32_t> ids;           // [tokens]
-  std::vector<int32_t> targets;       // [tokens]: the label of the NEXT token of the same document, -100 at a document's last token
-  std::vector<int32_t> positions;     // [tokens]
-  std::vector<int32_t> starts;        // document i is [starts[i], starts[i+1]); starts.back() == tokens
+  std::vector<int32_t> ids;  // [tokens]
+  std::vector<int32_t>
+      targets;  // [tokens]: the label of the NEXT token of the same document, -100 at a document's last token
+  std::vector<int32_t> positions;  // [tokens]
+  std::vector<int32_t> starts;     // document i is [starts[i], starts[i+1]); starts.back() == tokens
   int64_t num_targets = 0;
 };
 PackedBatch Pack(const std::vector<const Example*>& rows);

@@ -31,9 +31,12 @@ class Tokenizer {
 
 // INVALID_ARGUMENT: no valid JSON, a model or a step that is not supported (named), ids out of range or twice.
 // `tokenizer_config_json` (may be empty) says which token is EOS and BOS.
-absl::StatusOr<std::unique_ptr<Tokenizer>> ParseTokenizerJson(std::string_view json, std::string_view tokenizer_config_json, std::string_view place);
+absl::StatusOr<std::unique_ptr<Tokenizer>> ParseTokenizerJson(std::string_view json,
+                                                              std::string_view tokenizer_config_json,
+                                                              std::string_view place);
 absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerFromGguf(const format::Gguf& gguf, std::string_view place);
-// A folder with tokenizer.json (and tokenizer_config.json, config.json / generation_config.json for eos where it lacks), or a GGUF file.
+// A folder with tokenizer.json (and tokenizer_config.json, config.json / generation_config.json for eos where it
+// lacks), or a GGUF file.
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(runtime::FileSystem& files, const std::string& path);
 
 }  // namespace strata::data

@@ -1,0 +1,1 @@
+#include "client/data/dataset.h"
