@@ -28,6 +28,9 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(runtime::FileSystem& files, 
   for (const char* folder : {"blobs", "updates", "cache", "work"}) {
     STRATA_RETURN_IF_ERROR(Annotate(files.MakeDirectories(JoinPath(root, folder)), "state_dir"));
   }
+  // The folders themselves must outlive a power loss, or what is synced below them is lost with them.
+  STRATA_RETURN_IF_ERROR(Annotate(files.SyncDirectory(root), "state_dir"));
+  STRATA_RETURN_IF_ERROR(Annotate(files.SyncDirectory(runtime::DirName(root)), "state_dir"));
   return StateDirectory(files, root);
 }
 

@@ -121,7 +121,7 @@ std::string MakeBlob(uint64_t seed) {
 
 class ClientTest : public ::testing::Test {
  protected:
-  ClientSetup Setup() {
+  ClientSetup MakeSetup() {
     ClientSetup setup;
     setup.options.state_dir = "/state";
     setup.options.models = {{"base", "/models/base"}};
@@ -159,7 +159,7 @@ class ClientTest : public ::testing::Test {
 
 TEST_F(ClientTest, SubmitsWhatTheTrainerMade) {
   server_.assignments = {MakeAssignment('a')};
-  ClientSetup setup = Setup();
+  ClientSetup setup = MakeSetup();
   setup.options.max_rounds = 1;
   setup.options.rank = 2;
   Begin(setup);
@@ -199,7 +199,7 @@ TEST_F(ClientTest, FetchesOnlyWhatItLacksAndDropsWhatNoVersionNeeds) {
   const link::BlobRef two = server_.AddBlob(MakeBlob(2));
   const link::BlobRef merged = server_.AddBlob(MakeBlob(3));
   server_.assignments = {MakeAssignment('a', {one}), MakeAssignment('b', {one, two}), MakeAssignment('c', {merged})};
-  ClientSetup setup = Setup();
+  ClientSetup setup = MakeSetup();
   setup.options.max_rounds = 2;
   Begin(setup);
   ASSERT_TRUE(sim_.executor().RunUntil([&] { return finished_.has_value(); }));
@@ -227,7 +227,7 @@ TEST_F(ClientTest, ABlobThatRottedOnDiskIsFetchedAgain) {
   std::string rotten = MakeBlob(1);
   rotten[rotten.size() / 2] ^= 1;
   ASSERT_TRUE(sim_.files().WriteFile(path, rotten).ok());
-  ClientSetup setup = Setup();
+  ClientSetup setup = MakeSetup();
   setup.options.max_rounds = 1;
   Begin(setup);
   ASSERT_TRUE(sim_.executor().RunUntil([&] { return finished_.has_value(); }));
@@ -237,7 +237,7 @@ TEST_F(ClientTest, ABlobThatRottedOnDiskIsFetchedAgain) {
 
 TEST_F(ClientTest, ATrainedUpdateSurvivesACrashAndIsHandedIn) {
   server_.assignments = {MakeAssignment('a')};
-  Begin(Setup());
+  Begin(MakeSetup());
   ASSERT_TRUE(sim_.executor().RunUntil([&] { return trainer_.num_runs() == 1; }));
   link_.set_target(nullptr);  // the server goes away while the client trains
   sim_.executor().RunFor(absl::Minutes(5));
@@ -245,7 +245,7 @@ TEST_F(ClientTest, ATrainedUpdateSurvivesACrashAndIsHandedIn) {
   Crash();
 
   link_.set_target(&server_);
-  ClientSetup setup = Setup();
+  ClientSetup setup = MakeSetup();
   setup.options.max_rounds = 1;
   Begin(setup);
   ASSERT_TRUE(sim_.executor().RunUntil([&] { return finished_.has_value(); }));
@@ -256,7 +256,7 @@ TEST_F(ClientTest, ATrainedUpdateSurvivesACrashAndIsHandedIn) {
 
 TEST_F(ClientTest, AFullDiskGivesTheAssignmentBack) {
   server_.assignments = {MakeAssignment('a')};
-  ClientSetup setup = Setup();
+  ClientSetup setup = MakeSetup();
   Begin(setup);
   sim_.files().SetCapacity(100);
   ASSERT_TRUE(sim_.executor().RunUntil([&] { return !server_.released.empty(); }));
@@ -268,7 +268,7 @@ TEST_F(ClientTest, AnUnknownLabelGivesTheAssignmentBack) {
   link::Assignment assignment = MakeAssignment('a');
   assignment.data_label = "somebody-elses";
   server_.assignments = {assignment};
-  Begin(Setup());
+  Begin(MakeSetup());
   ASSERT_TRUE(sim_.executor().RunUntil([&] { return !server_.released.empty(); }));
   EXPECT_EQ(server_.released[0], "training failed: NOT_FOUND");
   EXPECT_EQ(trainer_.num_runs(), 0);
@@ -278,13 +278,13 @@ TEST_F(ClientTest, EvaluatesOnly) {
   link::Assignment assignment = MakeAssignment('a', {server_.AddBlob(MakeBlob(1))});
   assignment.train = false;
   server_.assignments = {assignment};
-  Begin(Setup());
+  Begin(MakeSetup());
   ASSERT_TRUE(sim_.executor().RunUntil([&] { return server_.evaluations == 1; }));
   EXPECT_TRUE(server_.updates.empty());
 }
 
 TEST_F(ClientTest, StopsWhenAsked) {
-  Begin(Setup());
+  Begin(MakeSetup());
   sim_.executor().RunFor(absl::Minutes(1));
   client_->Stop();
   ASSERT_TRUE(sim_.executor().RunUntil([&] { return finished_.has_value(); }, absl::Seconds(10)));
@@ -299,7 +299,7 @@ TEST_F(ClientTest, GetsThroughABadNetwork) {
                     .corrupt = 0.1,
                     .timeout = absl::Seconds(30),
                     .max_delay = absl::Seconds(2)});
-  ClientSetup setup = Setup();
+  ClientSetup setup = MakeSetup();
   for (char id = 'a'; id < 'u'; ++id) {
     server_.assignments.push_back(MakeAssignment(id, {server_.AddBlob(MakeBlob(static_cast<uint64_t>(id)))}));
   }
