@@ -18,7 +18,7 @@
 
 namespace strata::format {
 
-// The numbers are GGUF's own; others than these are refused by name when decoded, not when listed.
+// The encodings that we read. The numbers are GGUF's own; others are refused by name when decoded, not when listed.
 enum class GgufType : uint32_t {
   kF32 = 0,
   kF16 = 1,
@@ -71,6 +71,11 @@ class Gguf {
   std::vector<GgufTensor> tensors_;
   std::shared_ptr<const runtime::Mapping> mapping_;
 };
+
+// "Q4_1", or "type 99" for a number that we do not know.
+std::string GgufTypeName(uint32_t type);
+// Whether DecodeGgufRows reads it.
+bool CanDecodeGguf(uint32_t type);
 
 // Decodes rows [first_row, first_row + out.size() / row length) of a tensor (a row = the innermost dimension) to float.
 // UNIMPLEMENTED: an encoding that we do not read, by name. INVALID_ARGUMENT: range or row length that does not fit

@@ -119,6 +119,27 @@ absl::Status Decode(const GgufTensor& tensor, const GgufEncoding& encoding, std:
 
 }  // namespace
 
+std::string GgufTypeName(uint32_t type) {
+  const GgufEncoding* encoding = FindGgufEncoding(type);
+  return encoding == nullptr ? Cat("type ", type) : std::string(encoding->name);
+}
+
+bool CanDecodeGguf(uint32_t type) {
+  switch (static_cast<GgufType>(type)) {
+    case GgufType::kF32:
+    case GgufType::kF16:
+    case GgufType::kBF16:
+    case GgufType::kF64:
+    case GgufType::kQ4_0:
+    case GgufType::kQ4_1:
+    case GgufType::kQ5_0:
+    case GgufType::kQ5_1:
+    case GgufType::kQ8_0:
+      return true;
+  }
+  return false;
+}
+
 absl::Status DecodeGgufRows(const GgufTensor& tensor, int64_t first_row, std::span<float> out) {
   const GgufEncoding* encoding = FindGgufEncoding(tensor.type);
   if (encoding == nullptr) {

@@ -1,0 +1,31 @@
+// A model's configuration from the two forms that it is published in.
+#ifndef STRATA_CLIENT_MODEL_MODEL_CONFIG_H_
+#define STRATA_CLIENT_MODEL_MODEL_CONFIG_H_
+
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/model/faults.h"
+#include "client/model/model_files.h"
+#include "common/format/gguf.h"
+
+namespace strata::model {
+
+// config.json as transformers 5 writes it (rope_parameters) or as older releases did (rope_theta, rope_scaling).
+// INVALID_ARGUMENT: no JSON object, keys missing, of another type, out of range or in contradiction (all of them).
+// UNIMPLEMENTED: an architecture, activation, rotary scaling or quantisation that is not known, with those that are.
+absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_view place);
+
+// From the metadata of a GGUF file and what tensors it has. Errors as above.
+absl::StatusOr<ModelConfig> ConfigFromGguf(const format::Gguf& gguf, std::string_view place);
+
+// UNIMPLEMENTED unless `architecture` is one that we know.
+absl::Status CheckArchitecture(std::string_view architecture, std::string_view place);
+
+// Ranges and relations of the numbers, whatever they come from.
+void CheckNumbers(const ModelConfig& config, Faults& faults);
+
+}  // namespace strata::model
+
+#endif  // STRATA_CLIENT_MODEL_MODEL_CONFIG_H_
