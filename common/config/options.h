@@ -33,8 +33,8 @@ struct AdapterOptions {
   double alpha = 8;
   ModuleSelector target_modules = {.all_linear = true, .expression = {}, .suffixes = {}};
   ModuleSelector exclude_modules;
-  std::vector<uint32_t> layers_to_transform;                     // empty: all
-  std::vector<std::pair<std::string, uint32_t>> rank_pattern;    // file order; PEFT: `(.*\.)?(key)$`, first match wins
+  std::vector<uint32_t> layers_to_transform;                   // empty: all
+  std::vector<std::pair<std::string, uint32_t>> rank_pattern;  // file order; PEFT: `(.*\.)?(key)$`, first match wins
   std::vector<std::pair<std::string, double>> alpha_pattern;
   bool use_rslora = false;
   double dropout = 0;
@@ -93,7 +93,7 @@ struct ClientOptions {
   uint32_t threads = 0;                      // 0: all cores
   std::vector<std::string> trainer_command;  // empty: native
   std::string log_level = "info";
-  std::string name;                        // loopback without TLS
+  std::string name;  // loopback without TLS
   std::optional<uint32_t> max_rounds;
 };
 

@@ -1,0 +1,130 @@
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "common/config/units.h"
+#include "common/config/validate.h"
+
+namespace strata::config {
+namespace {
+
+ModuleSelector ReadSelector(const google::protobuf::RepeatedPtrField<std::string>& names, bool one_string,
+                            bool is_target, const Section& section) {
+  const std::string key = is_target ? "target_modules" : "exclude_modules";
+  ModuleSelector selector;
+  for (const std::string& name : names) {
+    if (name.empty()) section.Fault(key, absl::StrCat("`", key, "` holds an empty name"));
+  }
+  if (!one_string) {
+    selector.suffixes.assign(names.begin(), names.end());
+  } else if (names.size() == 1 && names[0] == "all-linear" && is_target) {
+    selector.all_linear = true;
+  } else if (names.size() == 1) {
+    selector.expression = names[0];
+  }
+  return selector;
+}
+
+AdapterOptions ValidateAdapter(const v1::AdapterConfig& proto, const Section& section) {
+  AdapterOptions options;
+  options.specified = true;
+  if (proto.has_rank()) options.rank = proto.rank();
+  section.RequireAtLeast("rank", options.rank, 1);
+  if (proto.has_alpha()) options.alpha = proto.alpha();
+  section.Require(options.alpha > 0, "alpha", options.alpha, "a number greater than 0");
+  if (proto.target_modules_size() > 0) {
+    options.target_modules = ReadSelector(proto.target_modules(), proto.target_is_expression(), true, section);
+  } else if (section.Given("target_modules")) {
+    section.Refuse("target_modules", "an empty list", "`all-linear`, a regular expression, or names of modules");
+  }
+  options.exclude_modules = ReadSelector(proto.exclude_modules(), proto.exclude_is_expression(), false, section);
+  options.layers_to_transform.assign(proto.layers_to_transform().begin(), proto.layers_to_transform().end());
+  if (!options.layers_to_transform.empty() && !options.target_modules.expression.empty()) {
+    section.Fault("layers_to_transform",
+                  "`layers_to_transform` contradicts a regular expression in `target_modules`: "
+                  "name the layers in the expression, or list the modules");
+  }
+  for (const v1::RankPattern& entry : proto.rank_pattern()) {
+    const std::string path = absl::StrCat("rank_pattern[", options.rank_pattern.size(), "]");
+    if (entry.value() < 1) section.Fault(path, absl::StrCat("`", entry.key(), "` has rank 0; expected at least 1"));
+    options.rank_pattern.emplace_back(entry.key(), entry.value());
+  }
+  for (const v1::AlphaPattern& entry : proto.alpha_pattern()) {
+    const std::string path = absl::StrCat("alpha_pattern[", options.alpha_pattern.size(), "]");
+    if (!(entry.value() > 0)) {
+      section.Fault(path, absl::StrCat("`", entry.key(), "` has alpha ", FormatNumber(entry.value()),
+                                       "; expected a number greater than 0"));
+    }
+    options.alpha_pattern.emplace_back(entry.key(), entry.value());
+  }
+  options.use_rslora = proto.use_rslora();
+  options.dropout = proto.dropout();
+  section.Require(options.dropout >= 0 && options.dropout < 1, "dropout", options.dropout,
+                  "a number from 0 to below 1");
+  return options;
+}
+
+Schedule ToSchedule(v1::Schedule schedule) {
+  if (schedule == v1::CONSTANT) return Schedule::kConstant;
+  return schedule == v1::COSINE ? Schedule::kCosine : Schedule::kLinear;
+}
+
+OptimizerOptions ValidateOptimizer(const v1::OptimizerConfig& proto, const Section& section) {
+  OptimizerOptions options;
+  if (proto.has_learning_rate()) options.learning_rate = proto.learning_rate();
+  section.Require(options.learning_rate > 0, "learning_rate", options.learning_rate, "a number greater than 0");
+  if (proto.betas_size() == 2) {
+    options.beta1 = proto.betas(0);
+    options.beta2 = proto.betas(1);
+  } else if (proto.betas_size() > 0 || section.Given("betas")) {
+    section.Fault("betas",
+                  absl::StrCat("`betas` has ", proto.betas_size(), " numbers; expected two such as [0.9, 0.999]"));
+  }
+  for (const double beta : {options.beta1, options.beta2}) {
+    section.Require(beta >= 0 && beta < 1, "betas", beta, "numbers from 0 to below 1");
+  }
+  if (proto.has_epsilon()) options.epsilon = proto.epsilon();
+  section.Require(options.epsilon > 0, "epsilon", options.epsilon, "a number greater than 0");
+  options.weight_decay = proto.weight_decay();
+  section.Require(options.weight_decay >= 0, "weight_decay", options.weight_decay, "0 or more");
+  if (proto.has_max_grad_norm()) options.max_grad_norm = proto.max_grad_norm();
+  section.Require(options.max_grad_norm >= 0, "max_grad_norm", options.max_grad_norm, "0 (no clipping) or more");
+  options.schedule = ToSchedule(proto.schedule());
+  options.warmup_steps = proto.warmup_steps();
+  return options;
+}
+
+}  // namespace
+
+TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section) {
+  TrainOptions options;
+  if (proto.has_adapter()) options.adapter = ValidateAdapter(proto.adapter(), section.Sub("adapter"));
+  options.optimizer = ValidateOptimizer(proto.optimizer(), section.Sub("optimizer"));
+  if (proto.has_steps()) {
+    options.steps = proto.steps();
+    section.RequireAtLeast("steps", proto.steps(), 1);
+  }
+  if (proto.has_epochs()) {
+    options.epochs = proto.epochs();
+    section.Require(options.epochs > 0, "epochs", options.epochs, "a number greater than 0");
+    if (proto.has_steps()) section.Fault("epochs", "`epochs` contradicts `steps`; keep one of them");
+  }
+  if (proto.has_batch_size()) options.batch_size = proto.batch_size();
+  section.RequireAtLeast("batch_size", options.batch_size, 1);
+  if (proto.has_max_length()) options.max_length = proto.max_length();
+  // A document's first token is never a target.
+  section.RequireAtLeast("max_length", options.max_length, 2);
+  if (proto.has_pack()) options.pack = proto.pack();
+  if (proto.has_shuffle()) options.shuffle = proto.shuffle();
+  if (proto.has_seed()) options.seed = proto.seed();
+  if (proto.has_dtype()) {
+    section.RequireWord("dtype", proto.dtype(), {"fp32", "bf16"});
+    options.dtype = proto.dtype() == "bf16" ? ComputeDType::kBf16 : ComputeDType::kFp32;
+  }
+  if (proto.has_device()) options.device = proto.device();
+  if (!IsDevice(options.device)) {
+    section.Refuse("device", absl::StrCat("`", options.device, "`"), "auto, cpu, cuda or cuda:N");
+  }
+  return options;
+}
+
+}  // namespace strata::config
