@@ -275,6 +275,14 @@ AssignmentRecord* RoundController::Find(const std::string& id) {
   return const_cast<AssignmentRecord*>(std::as_const(*this).FindAssignment(id));
 }
 
+const AssignmentRecord* RoundController::ActiveOf(const std::string& site) const {
+  for (const std::string& id : in_play_) {
+    const AssignmentRecord* record = FindAssignment(id);
+    if (record->assignment.site == site && record->state == AssignmentState::kActive) return record;
+  }
+  return nullptr;
+}
+
 bool RoundController::IsParked(const std::string& site) const {
   return std::ranges::any_of(parked_, [&](const auto& entry) { return entry.second.check_in.site == site; });
 }

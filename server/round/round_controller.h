@@ -62,6 +62,8 @@ class RoundController {
   const std::map<std::string, JobRecord>& jobs() const { return jobs_; }
   const JobRecord* FindJob(const std::string& id) const;
   const AssignmentRecord* FindAssignment(const std::string& id) const;
+  // What the site works on now; null: nothing.
+  const AssignmentRecord* ActiveOf(const std::string& site) const;
   bool IsParked(const std::string& site) const;
   size_t num_parked() const { return parked_.size(); }
 

@@ -46,12 +46,14 @@ absl::Status Write(Database& database, const AssignmentRow& row) {
 }
 
 absl::Status Write(Database& database, const UploadRow& row) {
-  STRATA_ASSIGN_OR_RETURN(Statement insert, database.Prepare("REPLACE INTO uploads VALUES (?,?,?,?,?)"));
+  STRATA_ASSIGN_OR_RETURN(Statement insert, database.Prepare("REPLACE INTO uploads VALUES (?,?,?,?,?,?,?)"));
   return insert.Blob(row.assignment)
       .Blob(row.sha256)
       .Int(static_cast<int64_t>(row.size))
       .Int(static_cast<int64_t>(row.durable))
       .Blob(row.manifest)
+      .Blob(row.signature)
+      .Blob(row.key_id)
       .Run();
 }
 
@@ -61,18 +63,20 @@ absl::Status Write(Database& database, const UploadGone& row) {
 }
 
 absl::Status Write(Database& database, const UpdateRow& row) {
-  STRATA_ASSIGN_OR_RETURN(Statement insert, database.Prepare("REPLACE INTO updates VALUES (?,?,?,?,?)"));
+  STRATA_ASSIGN_OR_RETURN(Statement insert, database.Prepare("REPLACE INTO updates VALUES (?,?,?,?,?,?,?)"));
   return insert.Blob(row.assignment)
       .Text(row.job)
       .Blob(row.sha256)
       .Int(static_cast<int64_t>(row.size))
       .Blob(row.manifest)
+      .Blob(row.signature)
+      .Blob(row.key_id)
       .Run();
 }
 
 absl::Status Write(Database& database, const VersionRow& row) {
-  STRATA_ASSIGN_OR_RETURN(Statement insert, database.Prepare("REPLACE INTO versions VALUES (?,?,?)"));
-  STRATA_RETURN_IF_ERROR(insert.Text(row.job).Int(row.version).Int(row.round).Run());
+  STRATA_ASSIGN_OR_RETURN(Statement insert, database.Prepare("REPLACE INTO versions VALUES (?,?,?,?)"));
+  STRATA_RETURN_IF_ERROR(insert.Text(row.job).Int(row.version).Int(row.round).Int(row.max_rank).Run());
   STRATA_ASSIGN_OR_RETURN(Statement clear, database.Prepare("DELETE FROM version_blobs WHERE job=? AND version=?"));
   STRATA_RETURN_IF_ERROR(clear.Text(row.job).Int(row.version).Run());
   STRATA_ASSIGN_OR_RETURN(Statement blob, database.Prepare("INSERT INTO version_blobs VALUES (?,?,?,?)"));
@@ -113,14 +117,15 @@ absl::Status ReadProgress(Database& database, Contents& contents) {
 
 absl::Status ReadBlobs(Database& database, Contents& contents) {
   STRATA_RETURN_IF_ERROR(Select(database, "SELECT * FROM uploads ORDER BY assignment", [&](Statement& row) {
-    contents.uploads.push_back({row.GetString(0), row.GetString(1), U64(row, 2), U64(row, 3), row.GetString(4)});
+    contents.uploads.push_back({row.GetString(0), row.GetString(1), U64(row, 2), U64(row, 3), row.GetString(4),
+                                row.GetString(5), row.GetString(6)});
   }));
   constexpr char kUpdates[] = "SELECT assignment, job, sha256, size FROM updates ORDER BY assignment";
   STRATA_RETURN_IF_ERROR(Select(database, kUpdates, [&](Statement& row) {
-    contents.updates.push_back({row.GetString(0), row.GetString(1), row.GetString(2), U64(row, 3), ""});
+    contents.updates.push_back({row.GetString(0), row.GetString(1), row.GetString(2), U64(row, 3), "", "", ""});
   }));
   STRATA_RETURN_IF_ERROR(Select(database, "SELECT * FROM versions ORDER BY job, version", [&](Statement& row) {
-    contents.versions.push_back({row.GetString(0), U32(row, 1), U32(row, 2), {}});
+    contents.versions.push_back({row.GetString(0), U32(row, 1), U32(row, 2), U32(row, 3), {}});
   }));
   auto version = contents.versions.begin();
   constexpr char kVersionBlobs[] = "SELECT job, version, sha256 FROM version_blobs ORDER BY job, version, position";

@@ -43,8 +43,8 @@ struct AssignmentRow {
 struct UploadRow {
   std::string assignment, sha256;
   uint64_t size = 0;
-  uint64_t durable = 0;  // bytes that survive a power loss: where a resumed upload goes on
-  std::string manifest;
+  uint64_t durable = 0;                     // bytes that survive a power loss: where a resumed upload goes on
+  std::string manifest, signature, key_id;  // as signed
 };
 struct UploadGone {
   std::string assignment;
@@ -54,12 +54,13 @@ struct UploadGone {
 struct UpdateRow {
   std::string assignment, job, sha256;
   uint64_t size = 0;
-  std::string manifest;
+  std::string manifest, signature, key_id;
 };
 
 struct VersionRow {
   std::string job;
   uint32_t version = 0, round = 0;
+  uint32_t max_rank = 0;           // of a module, over all blobs together: no more than that
   std::vector<std::string> blobs;  // digests, oldest first
 };
 

@@ -23,13 +23,14 @@ CREATE TABLE assignments (
 CREATE INDEX assignments_of_job ON assignments (job, round);
 CREATE TABLE uploads (
   assignment BLOB PRIMARY KEY, sha256 BLOB NOT NULL, size INTEGER NOT NULL, durable INTEGER NOT NULL,
-  manifest BLOB NOT NULL) WITHOUT ROWID;
+  manifest BLOB NOT NULL, signature BLOB NOT NULL, key_id BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE updates (
   assignment BLOB PRIMARY KEY, job TEXT NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL,
-  manifest BLOB NOT NULL) WITHOUT ROWID;
+  manifest BLOB NOT NULL, signature BLOB NOT NULL, key_id BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX updates_by_digest ON updates (sha256);
 CREATE TABLE versions (
-  job TEXT NOT NULL, version INTEGER NOT NULL, round INTEGER NOT NULL, PRIMARY KEY (job, version)) WITHOUT ROWID;
+  job TEXT NOT NULL, version INTEGER NOT NULL, round INTEGER NOT NULL, max_rank INTEGER NOT NULL,
+  PRIMARY KEY (job, version)) WITHOUT ROWID;
 CREATE TABLE version_blobs (
   job TEXT NOT NULL, version INTEGER NOT NULL, position INTEGER NOT NULL, sha256 BLOB NOT NULL,
   PRIMARY KEY (job, version, position)) WITHOUT ROWID;

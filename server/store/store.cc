@@ -88,6 +88,10 @@ Store::~Store() = default;
 
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const runtime::Runtime& runtime, const std::string& state_dir) {
   STRATA_RETURN_IF_ERROR(runtime.files.MakeDirectories(state_dir));
+  // The folders above may be new as well; those that are not ours to sync were there before.
+  for (std::string at = state_dir; runtime::DirName(at) != at; at = runtime::DirName(at)) {
+    runtime.files.SyncDirectory(runtime::DirName(at)).IgnoreError();
+  }
   auto core = std::make_shared<Core>(runtime, state_dir);
   STRATA_RETURN_IF_ERROR(core->blobs.Prepare());
   STRATA_ASSIGN_OR_RETURN(core->database, Database::Open(runtime, runtime::JoinPath(state_dir, "strata.db")));
@@ -107,11 +111,16 @@ void Store::Commit(std::vector<Change> changes, absl::AnyInvocable<void(absl::St
     core_->pending.push_back({std::move(changes), std::move(done)});
     if (std::exchange(core_->scheduled, true)) return;
   }
-  core_->strand.Post([core = core_] { core->CommitPending(); });
+  // Weak: work that an executor never runs must not keep the database open.
+  core_->strand.Post([weak = std::weak_ptr<Core>(core_)] {
+    if (const std::shared_ptr<Core> core = weak.lock()) core->CommitPending();
+  });
 }
 
 void Store::ReadManifest(const std::string& sha256, absl::AnyInvocable<void(absl::StatusOr<std::string>) &&> done) {
-  core_->strand.Post([core = core_, sha256, done = std::move(done)]() mutable {
+  core_->strand.Post([weak = std::weak_ptr<Core>(core_), sha256, done = std::move(done)]() mutable {
+    const std::shared_ptr<Core> core = weak.lock();
+    if (core == nullptr) return;
     absl::StatusOr<std::string> manifest = FindOne(*core->database, kManifestOfBlob, sha256);
     if (absl::IsNotFound(manifest.status())) manifest = FindOne(*core->database, kManifestByDigest, sha256);
     std::move(done)(std::move(manifest));
@@ -120,15 +129,18 @@ void Store::ReadManifest(const std::string& sha256, absl::AnyInvocable<void(absl
 
 void Store::ReadUpdateManifests(std::vector<std::string> assignments,
                                 absl::AnyInvocable<void(absl::StatusOr<std::vector<std::string>>) &&> done) {
-  core_->strand.Post([core = core_, assignments = std::move(assignments), done = std::move(done)]() mutable {
-    std::vector<std::string> manifests;
-    for (const std::string& assignment : assignments) {
-      absl::StatusOr<std::string> manifest = FindOne(*core->database, kManifestOfUpdate, assignment);
-      if (!manifest.ok()) return std::move(done)(manifest.status());
-      manifests.push_back(*std::move(manifest));
-    }
-    std::move(done)(std::move(manifests));
-  });
+  core_->strand.Post(
+      [weak = std::weak_ptr<Core>(core_), assignments = std::move(assignments), done = std::move(done)]() mutable {
+        const std::shared_ptr<Core> core = weak.lock();
+        if (core == nullptr) return;
+        std::vector<std::string> manifests;
+        for (const std::string& assignment : assignments) {
+          absl::StatusOr<std::string> manifest = FindOne(*core->database, kManifestOfUpdate, assignment);
+          if (!manifest.ok()) return std::move(done)(manifest.status());
+          manifests.push_back(*std::move(manifest));
+        }
+        std::move(done)(std::move(manifests));
+      });
 }
 
 }  // namespace strata::store
