@@ -1,0 +1,209 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <numbers>
+
+#include "client/model/model_config.h"
+#include "client/model/model_files.h"
+#include "tests/client/model/model_folder.h"
+
+namespace strata::model {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using testing::StatusIs;
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+
+std::string GoldenGguf(const std::string& kind) {
+  return format::ReadAll(testing::GoldenDir("gguf/llama/model-" + kind + ".gguf"));
+}
+
+class GgufModelTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<ModelFiles>> Open(const std::string& bytes) {
+    folder_.Write("m.gguf", bytes);
+    return folder_.Open("/m/m.gguf");
+  }
+  absl::StatusOr<std::unique_ptr<ModelFiles>> Open(const GgufContent& content) { return Open(content.Bytes()); }
+
+  ModelFolder folder_;
+  GgufContent content_ = GgufContent::From(GoldenGguf("f32"));
+};
+
+TEST_F(GgufModelTest, GivesTheHfModelThatItWasMadeFrom) {
+  ModelFolder hf_folder("llama");
+  ASSERT_OK_AND_ASSIGN(const auto hf, hf_folder.Open());
+  for (const char* kind : {"f32", "f16", "q8_0", "q4_1"}) {
+    SCOPED_TRACE(kind);
+    ASSERT_OK_AND_ASSIGN(const auto gguf, Open(GoldenGguf(kind)));
+    EXPECT_EQ(gguf->config().Canonical(), hf->config().Canonical());
+    EXPECT_EQ(gguf->LinearModules(), hf->LinearModules());
+    ASSERT_EQ(gguf->tensors().size(), hf->tensors().size());
+    const float tolerance = kind[0] == 'f' ? 1e-3F : kind[1] == '8' ? 1e-2F : 0.1F;
+    for (size_t i = 0; i < hf->tensors().size(); ++i) {
+      const ModelTensor& tensor = gguf->tensors()[i];
+      SCOPED_TRACE(tensor.name);
+      ASSERT_EQ(tensor.name, hf->tensors()[i].name);
+      ASSERT_EQ(tensor.shape, hf->tensors()[i].shape);
+      const std::vector<float> want = ReadTensor(*hf, tensor);
+      const std::vector<float> got = ReadTensor(*gguf, tensor);
+      if (std::string_view(kind) == "f32") {
+        ASSERT_EQ(got, want);
+      }
+      for (size_t e = 0; e < want.size(); ++e) ASSERT_NEAR(got[e], want[e], tolerance);
+      const auto row = static_cast<size_t>(tensor.shape.back());
+      std::vector<float> one(row);
+      for (size_t r = 0; r < want.size() / row; ++r) {
+        ASSERT_OK(gguf->ReadRows(tensor.name, static_cast<int64_t>(r), one));
+        ASSERT_TRUE(std::equal(one.begin(), one.end(), got.begin() + static_cast<ptrdiff_t>(r * row)));
+      }
+    }
+  }
+}
+
+TEST_F(GgufModelTest, RawBytesOnlyWhereTheOrderIsHfs) {
+  ASSERT_OK_AND_ASSIGN(const auto plain, Open(GoldenGguf("f16")));
+  EXPECT_FALSE(plain->RawBytes("model.embed_tokens.weight").empty());
+  EXPECT_TRUE(plain->RawBytes("model.layers.0.self_attn.q_proj.weight").empty());
+  EXPECT_FALSE(plain->StoredBytes("model.layers.0.self_attn.q_proj.weight").empty());
+  ASSERT_OK_AND_ASSIGN(const auto quantised, Open(GoldenGguf("q4_1")));
+  EXPECT_TRUE(quantised->RawBytes("model.embed_tokens.weight").empty());
+  EXPECT_EQ(quantised->tensors()[0].stored_dtype, "Q4_1");
+}
+
+TEST_F(GgufModelTest, ADirectoryWithOneGgufFileIsThatModel) {
+  ASSERT_OK(Open(content_));
+  ASSERT_OK_AND_ASSIGN(const auto model, folder_.Open("/m"));
+  EXPECT_EQ(model->path(), "/m/m.gguf");
+  folder_.Write("n.gguf", "GGUF");
+  EXPECT_THAT(folder_.Open("/m"), StatusIs(kInvalid, HasSubstr("m.gguf, n.gguf")));
+  folder_.Write("renamed", content_.Bytes());
+  EXPECT_OK(folder_.Open("/m/renamed"));
+}
+
+TEST_F(GgufModelTest, BiasesAreFoundAndUnpermuted) {
+  std::vector<float> q(64), stored(64);
+  for (size_t i = 0; i < 64; ++i) q[i] = static_cast<float>(i);
+  for (size_t head = 0; head < 4; ++head) {
+    for (size_t i = 0; i < 8; ++i) {
+      stored[head * 16 + 2 * i] = q[head * 16 + i];
+      stored[head * 16 + 2 * i + 1] = q[head * 16 + 8 + i];
+    }
+  }
+  for (const char* layer : {"blk.0.", "blk.1."}) {
+    content_.AddFloats(std::string(layer) + "attn_q.bias", stored);
+    content_.AddFloats(std::string(layer) + "attn_k.bias", std::vector<float>(32, 1));
+    content_.AddFloats(std::string(layer) + "attn_v.bias", std::vector<float>(32, 2));
+    content_.AddFloats(std::string(layer) + "attn_output.bias", std::vector<float>(64, 3));
+  }
+  ASSERT_OK_AND_ASSIGN(const auto model, Open(content_));
+  EXPECT_TRUE(model->config().attention_bias);
+  std::vector<float> read(64);
+  ASSERT_OK(model->ReadRows("model.layers.1.self_attn.q_proj.bias", 0, read));
+  EXPECT_EQ(read, q);
+}
+
+// Written out from the formula of the Llama 3 models, apart from the code that is tested.
+std::vector<float> Llama3Divisors(double theta, int head_dim, double factor, double low, double high, double original) {
+  std::vector<float> out;
+  for (int i = 0; i < head_dim; i += 2) {
+    const double wavelength = 2 * std::numbers::pi * std::pow(theta, static_cast<double>(i) / head_dim);
+    if (wavelength < original / high) {
+      out.push_back(1);
+    } else if (wavelength > original / low) {
+      out.push_back(static_cast<float>(factor));
+    } else {
+      const double smooth = (original / wavelength - low) / (high - low);
+      out.push_back(static_cast<float>(1 / ((1 - smooth) / factor + smooth)));
+    }
+  }
+  return out;
+}
+
+TEST_F(GgufModelTest, RecoversLlama3ScalingFromItsDivisors) {
+  content_.AddFloats("rope_freqs.weight", Llama3Divisors(10000, 16, 8, 1, 4, 8192));
+  ASSERT_OK_AND_ASSIGN(const auto model, Open(content_));
+  EXPECT_EQ(model->config().rope_scaling, RopeScaling::kLlama3);
+  EXPECT_EQ(model->config().rope_factor, 8);
+  EXPECT_EQ(model->config().rope_low_freq_factor, 1);
+  EXPECT_EQ(model->config().rope_high_freq_factor, 4);
+  EXPECT_EQ(model->config().rope_original_max_positions, 8192);
+}
+
+TEST_F(GgufModelTest, DivisorsOfOneScaleNothingAndOthersAreRefused) {
+  GgufContent ones = content_;
+  ones.AddFloats("rope_freqs.weight", std::vector<float>(8, 1));
+  ASSERT_OK_AND_ASSIGN(const auto model, Open(ones));
+  EXPECT_EQ(model->config().rope_scaling, RopeScaling::kNone);
+  GgufContent odd = content_;
+  odd.AddFloats("rope_freqs.weight", {1, 2, 1, 2, 1, 2, 1, 2});
+  EXPECT_THAT(Open(odd), StatusIs(kUnimplemented, HasSubstr("rope_freqs.weight")));
+  content_.AddFloats("rope_freqs.weight", {1, 2});
+  EXPECT_THAT(Open(content_), StatusIs(kInvalid, HasSubstr("has 2 elements, expected 8")));
+}
+
+TEST_F(GgufModelTest, ReadsLinearScalingAndRefusesOthers) {
+  content_.metadata["llama.rope.scaling.type"] = std::string("linear");
+  content_.metadata["llama.rope.scaling.factor"] = 4.0;
+  ASSERT_OK_AND_ASSIGN(const auto model, Open(content_));
+  EXPECT_EQ(model->config().rope_scaling, RopeScaling::kLinear);
+  EXPECT_EQ(model->config().rope_factor, 4);
+  content_.metadata["llama.rope.scaling.type"] = std::string("yarn");
+  EXPECT_THAT(Open(content_), StatusIs(kUnimplemented, HasSubstr("'yarn' is not known; known: none, linear")));
+}
+
+TEST_F(GgufModelTest, NamesEveryTensorThatDoesNotFit) {
+  std::erase_if(content_.tensors, [](const auto& t) { return t.name == "blk.1.ffn_up.weight"; });
+  std::swap(content_.Find("blk.0.attn_k.weight")->shape[0], content_.Find("blk.0.attn_k.weight")->shape[1]);
+  content_.AddFloats("blk.0.attn_q_norm.weight", {1, 2});
+  content_.AddFloats("blk.7.attn_norm.weight", {1, 2});
+  EXPECT_THAT(Open(content_),
+              StatusIs(kInvalid, AllOf(HasSubstr("/m/m.gguf: 4 faults"),
+                                       HasSubstr("'model.layers.1.mlp.up_proj.weight' [160, 64] is missing"),
+                                       HasSubstr("'blk.0.attn_k.weight': expected shape [32, 64], found [64, 32]"),
+                                       HasSubstr("'blk.0.attn_q_norm.weight' [2] is not part of a llama model"),
+                                       HasSubstr("'blk.7.attn_norm.weight' [2] is not part of the model"))));
+}
+
+TEST_F(GgufModelTest, NamesEveryEncodingThatIsNotRead) {
+  GgufContent::Tensor* tensor = content_.Find("token_embd.weight");
+  tensor->type = 999;
+  EXPECT_THAT(Open(content_),
+              StatusIs(kUnimplemented, HasSubstr("'token_embd.weight': encoding type 999 is not read")));
+}
+
+TEST_F(GgufModelTest, RefusesOtherArchitecturesAndMetadataThatIsMissing) {
+  GgufContent other = content_;
+  other.metadata["general.architecture"] = std::string("qwen2");
+  EXPECT_THAT(Open(other), StatusIs(kUnimplemented, HasSubstr("'qwen2' is not known; known: llama")));
+  GgufContent experts = content_;
+  experts.metadata["llama.expert_count"] = uint64_t{8};
+  EXPECT_THAT(Open(experts), StatusIs(kUnimplemented, HasSubstr("experts")));
+  GgufContent partial = content_;
+  partial.metadata["llama.rope.dimension_count"] = uint64_t{8};
+  EXPECT_THAT(Open(partial), StatusIs(kUnimplemented, HasSubstr("8 of 16")));
+  content_.metadata.erase("llama.block_count");
+  content_.metadata["llama.embedding_length"] = std::string("64");
+  EXPECT_THAT(Open(content_),
+              StatusIs(kInvalid, AllOf(HasSubstr("2 faults"), HasSubstr("'llama.block_count' is missing"),
+                                       HasSubstr("'llama.embedding_length': expected an unsigned integer"))));
+}
+
+TEST_F(GgufModelTest, EveryChangedByteOfTheHeaderIsAnswered) {
+  const std::string bytes = GoldenGguf("q4_1");
+  const size_t header = bytes.size() - 20000 > 3000 ? 3000 : bytes.size();
+  for (size_t i = 0; i < header; ++i) {
+    std::string changed = bytes;
+    changed[i] = static_cast<char>(changed[i] ^ (1 << (i % 8)));
+    const auto gguf = format::Gguf::Parse(format::AsBytes(changed), "x");
+    if (gguf.ok()) ConfigFromGguf(*gguf, "x").status().IgnoreError();
+  }
+}
+
+}  // namespace
+}  // namespace strata::model

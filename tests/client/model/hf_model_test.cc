@@ -1,0 +1,326 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "client/model/model_config.h"
+#include "client/model/model_files.h"
+#include "common/runtime/posix_file_system.h"
+#include "tests/client/model/model_folder.h"
+
+namespace strata::model {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using testing::StatusIs;
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+constexpr auto kNotFound = absl::StatusCode::kNotFound;
+
+TEST(HfConfig, BothKeyStylesGiveTheSameModel) {
+  for (const char* name : {"llama", "llama-rope3", "llama-sharded-bf16"}) {
+    ModelFolder folder(name);
+    ASSERT_OK_AND_ASSIGN(const ModelConfig v5, ParseHfConfig(folder.Read("config.json"), "v5"));
+    ASSERT_OK_AND_ASSIGN(const ModelConfig v4, ParseHfConfig(folder.Read("config.v4.json"), "v4"));
+    EXPECT_EQ(v5.Canonical(), v4.Canonical());
+    EXPECT_EQ(v5.max_positions, v4.max_positions);
+    EXPECT_EQ(v5.rms_norm_eps, v4.rms_norm_eps);
+  }
+}
+
+TEST(HfConfig, ReadsLlama3Scaling) {
+  ModelFolder folder("llama-rope3");
+  for (const char* file : {"config.json", "config.v4.json"}) {
+    ASSERT_OK_AND_ASSIGN(const ModelConfig config, ParseHfConfig(folder.Read(file), file));
+    EXPECT_EQ(config.rope_scaling, RopeScaling::kLlama3);
+    EXPECT_EQ(config.rope_factor, 8);
+    EXPECT_EQ(config.rope_low_freq_factor, 1);
+    EXPECT_EQ(config.rope_high_freq_factor, 4);
+    EXPECT_EQ(config.rope_original_max_positions, 32);
+    EXPECT_EQ(config.num_kv_heads, 1);
+    EXPECT_FALSE(config.tied_embeddings);
+  }
+}
+
+TEST(HfConfig, ReadsTheOldSpellingOfLinearScalingAndFillsDefaults) {
+  const std::string json =
+      R"({"model_type":"llama","hidden_size":8,"intermediate_size":16,"num_hidden_layers":1,"num_attention_heads":2,)"
+      R"("vocab_size":10,"rope_scaling":{"type":"linear","factor":2.0}})";
+  ASSERT_OK_AND_ASSIGN(const ModelConfig config, ParseHfConfig(json, "config.json"));
+  EXPECT_EQ(config.rope_scaling, RopeScaling::kLinear);
+  EXPECT_EQ(config.rope_factor, 2);
+  EXPECT_EQ(config.num_kv_heads, 2);
+  EXPECT_EQ(config.head_dim, 4);
+  EXPECT_EQ(config.rope_theta, 10000);
+  EXPECT_EQ(config.rms_norm_eps, 1e-6);
+  EXPECT_FALSE(config.tied_embeddings);
+}
+
+TEST(HfConfig, WhateverChangesTheResultChangesTheCanonicalText) {
+  const ModelConfig base{.architecture = "llama", .rope_scaling = RopeScaling::kLlama3};
+  std::vector<ModelConfig> changed(13, base);
+  changed[0].hidden_size = 1;
+  changed[1].num_kv_heads = 1;
+  changed[2].rms_norm_eps = 1e-5;
+  changed[3].rope_theta = 5e5;
+  changed[4].rope_scaling = RopeScaling::kNone;
+  changed[5].rope_factor = 2;
+  changed[6].rope_low_freq_factor = 2;
+  changed[7].rope_high_freq_factor = 8;
+  changed[8].rope_original_max_positions = 4096;
+  changed[9].tied_embeddings = true;
+  changed[10].attention_bias = true;
+  changed[11].mlp_bias = true;
+  changed[12].rope_scaling = RopeScaling::kLinear;
+  for (const ModelConfig& config : changed) EXPECT_NE(config.Canonical(), base.Canonical());
+}
+
+TEST(HfConfig, EveryFaultIsToldAtOnce) {
+  const auto parsed = ParseHfConfig(
+      R"({"model_type":"llama","hidden_size":"64","intermediate_size":16,"num_attention_heads":2.5,"vocab_size":10,)"
+      R"("mlp_bias":1,"rope_scaling":{"rope_type":"llama3","factor":8}})",
+      "dir/config.json");
+  EXPECT_THAT(parsed, StatusIs(kInvalid, AllOf(HasSubstr("dir/config.json: 7 faults"),
+                                               HasSubstr("`hidden_size`: expected an integer"),
+                                               HasSubstr("`num_attention_heads`: expected an integer, found 2.5"),
+                                               HasSubstr("`num_hidden_layers` is missing"), HasSubstr("`mlp_bias`"),
+                                               HasSubstr("`rope_scaling.low_freq_factor` is missing"))));
+}
+
+TEST(HfConfig, RefusesWhatIsNotComputed) {
+  const auto with = [](std::string_view more) {
+    return ParseHfConfig(
+        R"({"hidden_size":8,"intermediate_size":16,"num_hidden_layers":1,"num_attention_heads":2,"vocab_size":10,)" +
+            std::string(more) + "}",
+        "config.json");
+  };
+  EXPECT_OK(with(R"("model_type":"llama")"));
+  EXPECT_OK(with(R"("architectures":["LlamaForCausalLM"])"));
+  EXPECT_THAT(with(R"("model_type":"qwen2")"),
+              StatusIs(kUnimplemented, HasSubstr("'qwen2' is not known; known: llama")));
+  EXPECT_THAT(with(R"("a":1)"), StatusIs(kInvalid, HasSubstr("known: llama")));
+  EXPECT_THAT(with(R"("model_type":"llama","hidden_act":"gelu")"), StatusIs(kUnimplemented, HasSubstr("gelu")));
+  EXPECT_THAT(with(R"("model_type":"llama","rope_scaling":{"rope_type":"yarn"})"),
+              StatusIs(kUnimplemented, HasSubstr("'yarn' is not known; known: default, linear, llama3")));
+  EXPECT_THAT(with(R"("model_type":"llama","quantization_config":{})"),
+              StatusIs(kUnimplemented, HasSubstr("quantised")));
+  EXPECT_THAT(with(R"("model_type":"llama","num_key_value_heads":3)"), StatusIs(kInvalid, HasSubstr("cannot share")));
+  EXPECT_THAT(with(R"("model_type":"llama","head_dim":3)"), StatusIs(kInvalid, HasSubstr("even")));
+  EXPECT_THAT(with(R"("model_type":"llama","num_hidden_layers":99999999999)"), StatusIs(kInvalid, HasSubstr("layers")));
+  EXPECT_THAT(ParseHfConfig("[1]", "config.json"), StatusIs(kInvalid, HasSubstr("no JSON object")));
+}
+
+TEST(HfModel, ReadsASingleFile) {
+  ModelFolder folder("llama");
+  ASSERT_OK_AND_ASSIGN(const auto model, folder.Open());
+  EXPECT_EQ(model->tensors().size(), 2U + 2 * 9);
+  const std::string bytes = folder.Read("model.safetensors");
+  const auto stored = format::Safetensors::Parse(format::AsBytes(bytes), "model").value();
+  for (const ModelTensor& tensor : model->tensors()) {
+    const format::TensorView* want = stored.Find(tensor.name);
+    ASSERT_NE(want, nullptr);
+    EXPECT_EQ(tensor.shape, want->shape);
+    EXPECT_EQ(tensor.stored_dtype, "F32");
+    std::vector<float> values(static_cast<size_t>(want->num_elements()));
+    ASSERT_OK(format::ToFloat(*want, values));
+    EXPECT_EQ(ReadTensor(*model, tensor), values);
+    EXPECT_EQ(model->RawBytes(tensor.name).size(), want->data.size());
+    const auto row = static_cast<size_t>(tensor.shape.back());
+    std::vector<float> last(row);
+    ASSERT_OK(model->ReadRows(tensor.name, static_cast<int64_t>(values.size() / row) - 1, last));
+    EXPECT_TRUE(std::equal(last.begin(), last.end(), values.end() - static_cast<ptrdiff_t>(row)));
+    EXPECT_THAT(model->ReadRows(tensor.name, static_cast<int64_t>(values.size() / row), last), StatusIs(kInvalid));
+    EXPECT_THAT(model->ReadRows(tensor.name, -1, last), StatusIs(kInvalid));
+  }
+  EXPECT_THAT(model->ReadRows("nothing", 0, {}), StatusIs(kNotFound));
+  EXPECT_TRUE(model->RawBytes("nothing").empty());
+}
+
+TEST(HfModel, LinearModulesComeInModelOrder) {
+  ModelFolder tied("llama");
+  ASSERT_OK_AND_ASSIGN(const auto model, tied.Open());
+  const auto modules = model->LinearModules();
+  ASSERT_EQ(modules.size(), 14U);
+  EXPECT_EQ(modules[0], (config::ModuleShape{"model.layers.0.self_attn.q_proj", 64, 64}));
+  EXPECT_EQ(modules[1], (config::ModuleShape{"model.layers.0.self_attn.k_proj", 32, 64}));
+  EXPECT_EQ(modules[6], (config::ModuleShape{"model.layers.0.mlp.down_proj", 64, 160}));
+  EXPECT_EQ(modules[13].name, "model.layers.1.mlp.down_proj");
+  ModelFolder untied("llama-rope3");
+  ASSERT_OK_AND_ASSIGN(const auto other, untied.Open());
+  EXPECT_EQ(other->LinearModules().back(), (config::ModuleShape{"lm_head", 256, 64}));
+}
+
+TEST(HfModel, ReadsShardsWithBiases) {
+  ModelFolder folder("llama-sharded-bf16");
+  ASSERT_OK_AND_ASSIGN(const auto model, folder.Open());
+  EXPECT_TRUE(model->config().attention_bias && model->config().mlp_bias);
+  EXPECT_EQ(model->tensors().size(), 3U + 3 * (2 + 14));
+  EXPECT_EQ(model->weight_files().size(), 5U);
+  EXPECT_TRUE(std::is_sorted(model->tensors().begin(), model->tensors().end(),
+                             [](const ModelTensor& a, const ModelTensor& b) { return a.name < b.name; }));
+  for (const ModelTensor& tensor : model->tensors()) {
+    EXPECT_EQ(tensor.stored_dtype, "BF16");
+    const std::vector<float> values = ReadTensor(*model, tensor);
+    EXPECT_EQ(model->RawBytes(tensor.name).size(), values.size() * 2);
+    EXPECT_NE(values.front(), 0);
+  }
+}
+
+TEST(HfModel, NamesMissingShardsAndTensors) {
+  ModelFolder shards("llama-sharded-bf16");
+  shards.Remove("model-00002-of-00005.safetensors");
+  shards.Remove("model-00004-of-00005.safetensors");
+  EXPECT_THAT(shards.Open(),
+              StatusIs(kInvalid, AllOf(HasSubstr("/m: 2 faults"), HasSubstr("shard model-00002-of-00005"),
+                                       HasSubstr("shard model-00004-of-00005"))));
+  ModelFolder swapped("llama-sharded-bf16");
+  swapped.Replace("model.safetensors.index.json", "\"lm_head.weight\": \"model-00005",
+                  "\"lm_head.weight\": \"model-00001");
+  EXPECT_THAT(
+      swapped.Open(),
+      StatusIs(kInvalid,
+               HasSubstr("'lm_head.weight' is in model-00005-of-00005.safetensors, the index says model-00001")));
+  ModelFolder outside("llama-sharded-bf16");
+  outside.Replace("model.safetensors.index.json", "\"model-00005", "\"../model-00005");
+  EXPECT_THAT(outside.Open(), StatusIs(kInvalid, HasSubstr("beside the index")));
+  ModelFolder cut("llama-sharded-bf16");
+  cut.Write("model-00003-of-00005.safetensors", cut.Read("model-00003-of-00005.safetensors").substr(0, 5000));
+  EXPECT_THAT(cut.Open(), StatusIs(kInvalid, HasSubstr("/m/model-00003-of-00005.safetensors: ")));
+}
+
+TEST(HfModel, NamesEveryTensorThatDoesNotFit) {
+  ModelFolder folder("llama");
+  const std::string ints(64 * 4, '\1');
+  folder.Edit("model.safetensors", [&](std::vector<format::TensorView>& tensors) {
+    std::erase_if(tensors, [](const auto& t) { return t.name == "model.layers.1.mlp.up_proj.weight"; });
+    for (auto& t : tensors) {
+      if (t.name == "model.layers.0.self_attn.k_proj.weight") std::swap(t.shape[0], t.shape[1]);
+      if (t.name == "model.norm.weight") t = {"model.norm.weight", format::DType::kI32, {64}, format::AsBytes(ints)};
+    }
+    tensors.push_back({"model.layers.0.self_attn.q_norm.weight", format::DType::kI32, {64}, format::AsBytes(ints)});
+    tensors.push_back(
+        {"model.layers.0.self_attn.rotary_emb.inv_freq", format::DType::kI32, {64}, format::AsBytes(ints)});
+  });
+  EXPECT_THAT(
+      folder.Open(),
+      StatusIs(kInvalid,
+               AllOf(HasSubstr("/m: 4 faults"), HasSubstr("'model.layers.1.mlp.up_proj.weight' [160, 64] is missing"),
+                     HasSubstr("'model.layers.0.self_attn.k_proj.weight' in model.safetensors: expected shape [32, "
+                               "64], found [64, 32]"),
+                     HasSubstr("expected dtype F32, BF16, F16 or F64, found I32"),
+                     HasSubstr("q_norm.weight' [64] in model.safetensors is not part of the model"))));
+}
+
+TEST(HfModel, ATiedHeadInTheFileMustEqualTheEmbeddings) {
+  ModelFolder folder("llama");
+  std::string head;
+  const auto add_head = [&](std::vector<format::TensorView>& tensors) {
+    for (auto& t : tensors) {
+      if (t.name != "model.embed_tokens.weight") continue;
+      head.assign(reinterpret_cast<const char*>(t.data.data()), t.data.size());
+      tensors.push_back({"lm_head.weight", t.dtype, t.shape, format::AsBytes(head)});
+      return;
+    }
+  };
+  folder.Edit("model.safetensors", add_head);
+  ASSERT_OK_AND_ASSIGN(const auto model, folder.Open());
+  EXPECT_EQ(model->tensors().size(), 20U);
+  folder.Edit("model.safetensors", [&](std::vector<format::TensorView>& tensors) {
+    head[0] ^= 1;
+    for (auto& t : tensors) {
+      if (t.name == "lm_head.weight") t.data = format::AsBytes(head);
+    }
+  });
+  EXPECT_THAT(folder.Open(), StatusIs(kInvalid, HasSubstr("differs from 'model.embed_tokens.weight'")));
+}
+
+TEST(HfModel, UntiedWithoutAHeadAsksWhetherItIsTied) {
+  ModelFolder folder("llama");
+  folder.Replace("config.json", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+  EXPECT_THAT(folder.Open(), StatusIs(kInvalid, HasSubstr("is the head tied")));
+}
+
+TEST(HfModel, PickledWeightsAreRefusedWithAWayOut) {
+  ModelFolder folder("llama");
+  folder.Remove("model.safetensors");
+  EXPECT_THAT(folder.Open(), StatusIs(kNotFound, HasSubstr("neither model.safetensors nor")));
+  folder.Write("pytorch_model.bin", "x");
+  EXPECT_THAT(folder.Open(), StatusIs(kUnimplemented, AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("safetensors"))));
+}
+
+TEST(OpenModel, SaysWhatWasTried) {
+  ModelFolder folder;
+  EXPECT_THAT(folder.Open("/nowhere/at/all"), StatusIs(kNotFound, HasSubstr("no such file")));
+  EXPECT_THAT(folder.Open("org/name"), StatusIs(kNotFound, HasSubstr("models--org--name")));
+  EXPECT_THAT(folder.Open(), StatusIs(kNotFound, HasSubstr("no config.json and no GGUF")));
+  folder.Write("adapter_config.json", "{}");
+  EXPECT_THAT(folder.Open(), StatusIs(kInvalid, HasSubstr("is an adapter")));
+  folder.Write("x.safetensors", "abcdefgh");
+  EXPECT_THAT(folder.Open("/m/x.safetensors"), StatusIs(kInvalid, HasSubstr("give the directory")));
+}
+
+class HubCache : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = std::filesystem::path(::testing::TempDir()) / "strata_hub_cache";
+    std::filesystem::remove_all(root_);
+    unsetenv("HF_HUB_CACHE");
+    setenv("HF_HOME", root_.c_str(), 1);
+  }
+  void TearDown() override {
+    unsetenv("HF_HOME");
+    std::filesystem::remove_all(root_);
+  }
+  // As the hub's library lays it out: snapshots of links into blobs.
+  void AddSnapshot(const std::string& revision) {
+    const auto repo = root_ / "hub/models--org--tiny";
+    std::filesystem::create_directories(repo / "blobs");
+    std::filesystem::create_directories(repo / "snapshots" / revision);
+    for (const char* name : {"config.json", "model.safetensors"}) {
+      std::filesystem::copy_file(testing::GoldenDir("models/llama/") + name, repo / "blobs" / (revision + name));
+      std::filesystem::create_symlink("../../blobs/" + revision + name, repo / "snapshots" / revision / name);
+    }
+  }
+  void SetMain(const std::string& revision) {
+    std::filesystem::create_directories(root_ / "hub/models--org--tiny/refs");
+    std::ofstream(root_ / "hub/models--org--tiny/refs/main") << revision;
+  }
+
+  std::filesystem::path root_;
+  runtime::PosixFileSystem files_;
+};
+
+TEST_F(HubCache, FollowsTheMainReference) {
+  AddSnapshot("aaa");
+  ASSERT_OK_AND_ASSIGN(const auto only, ModelFiles::Open(files_, "org/tiny"));
+  AddSnapshot("bbb");
+  EXPECT_THAT(ModelFiles::Open(files_, "org/tiny"), StatusIs(kInvalid, HasSubstr("2 snapshots")));
+  SetMain("bbb\n");
+  ASSERT_OK_AND_ASSIGN(const auto model, ModelFiles::Open(files_, "org/tiny"));
+  EXPECT_THAT(model->path(), HasSubstr("snapshots/bbb"));
+  EXPECT_EQ(ReadTensor(*model, model->tensors().front()).size(), 320U * 64);
+  SetMain("ccc");
+  EXPECT_THAT(ModelFiles::Open(files_, "org/tiny"), StatusIs(kNotFound, HasSubstr("snapshots/ccc")));
+  SetMain("../../evil");
+  EXPECT_THAT(ModelFiles::Open(files_, "org/tiny"), StatusIs(kInvalid, HasSubstr("name of a snapshot")));
+}
+
+TEST(HostileModel, EveryChangedByteOfTheConfigurationIsAnswered) {
+  ModelFolder folder("llama-rope3");
+  const std::string text = folder.Read("config.json");
+  for (size_t i = 0; i < text.size(); ++i) {
+    for (const char value : {'\0', '"', '{', '9', '-', '\xff', ' '}) {
+      std::string changed = text;
+      changed[i] = value;
+      ParseHfConfig(changed, "config.json").status().IgnoreError();
+    }
+    if (i <= text.rfind('}')) EXPECT_THAT(ParseHfConfig(text.substr(0, i), "config.json"), Not(testing::IsOk()));
+  }
+}
+
+}  // namespace
+}  // namespace strata::model
