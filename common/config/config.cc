@@ -1,5 +1,6 @@
 #include "common/config/config.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -44,7 +45,11 @@ void GatherJob(Node& root, Faults& faults) {
   }
   root.entries = std::move(rest);
   if (gathered.value.entries.empty()) return;
-  if (root.Find("job") != nullptr) {
+  const auto job_entry =
+      std::find_if(root.entries.begin(), root.entries.end(), [](const Entry& e) { return e.key == "job"; });
+  if (job_entry != root.entries.end()) {
+    std::vector<Entry>& inner = job_entry->value.entries;
+    inner.insert(inner.end(), gathered.value.entries.begin(), gathered.value.entries.end());
     faults.AddAtLine(gathered.value.entries.front().line, absl::StrCat("`", gathered.value.entries.front().key,
                                                                        "` stands beside `job`; move it into `job`"));
     return;

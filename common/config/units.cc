@@ -78,7 +78,7 @@ std::string FormatSize(uint64_t bytes) {
 }
 
 std::optional<double> ParseNumber(std::string_view text) {
-  if (text.starts_with('+')) text.remove_prefix(1);
+  if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);  // from_chars takes no plus
   if (text.empty() || text.find_first_not_of("0123456789.eE+-") != std::string_view::npos) return std::nullopt;
   const std::string_view magnitude = text.starts_with('-') ? text.substr(1) : text;
   if (magnitude.size() > 1 && magnitude[0] == '0' && kDigits.find(magnitude[1]) != std::string_view::npos)
