@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "client/state_directory.h"
 #include "common/adapter/adapter.h"
 #include "common/adapter/manifest.h"
@@ -66,13 +67,16 @@ class Client::Core : public std::enable_shared_from_this<Client::Core> {
     strand_.Post([self = shared_from_this(), event = std::move(event)] { self->Dispatch(event); });
   }
 
+  // Afterwards neither the link nor the disk is touched any more.
   void Kill() {
+    const absl::MutexLock lock(&life_);
     dead_ = true;
     stop_training_ = true;
   }
 
  private:
   void Dispatch(const session::Event& event) {
+    const absl::ReaderMutexLock lock(&life_);
     if (dead_ || finished_) return;
     for (session::Action& action : session_.Handle(event, parts_.runtime.clock.Now())) {
       std::visit([this](auto& a) { Do(std::move(a)); }, action);
@@ -82,6 +86,7 @@ class Client::Core : public std::enable_shared_from_this<Client::Core> {
   template <typename Job>
   void OnDisk(Job job) {
     disk_.Post([self = shared_from_this(), job = std::move(job)]() mutable {
+      const absl::ReaderMutexLock lock(&self->life_);
       if (!self->dead_) job(*self);
     });
   }
@@ -114,6 +119,7 @@ class Client::Core : public std::enable_shared_from_this<Client::Core> {
   std::array<runtime::TimerId, session::kNumTimers> timers_{};
   absl::AnyInvocable<void(absl::Status) &&> on_finish_;
   bool finished_ = false;
+  absl::Mutex life_;  // read-locked by whatever uses the link or the disk; written by Kill
   std::atomic<bool> dead_ = false;
   std::atomic<bool> stop_training_ = false;
 };
@@ -293,7 +299,8 @@ void Client::Core::Do(session::Note action) {
 
 void Client::Core::Do(session::Finish action) {
   finished_ = true;
-  std::move(on_finish_)(action.status);
+  parts_.runtime.executor.Run(
+      [done = std::move(on_finish_), status = std::move(action.status)]() mutable { std::move(done)(status); });
 }
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Open(const ClientParts& parts, ClientSetup setup) {

@@ -40,7 +40,7 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // `on_finish` runs once, on any thread: OK after Stop or after max_rounds.
+  // `on_finish` runs once, as work of the runtime's executor: OK after Stop or after max_rounds.
   void Start(absl::AnyInvocable<void(absl::Status) &&> on_finish);
   // Gives the assignment back (a trained update stays on disk for the next start) and finishes.
   void Stop();

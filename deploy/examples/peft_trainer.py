@@ -136,11 +136,12 @@ def batches(rows, config, seed):
 def train(model, rows, config, device):
     optimizer_config = config.get("optimizer") or {}
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=optimizer_config.get("learning_rate", 5e-5),
-                                  betas=tuple(optimizer_config.get("betas") or (0.9, 0.999)),
-                                  eps=optimizer_config.get("epsilon", 1e-8),
-                                  weight_decay=optimizer_config.get("weight_decay", 0))
-    clip = optimizer_config.get("max_grad_norm", 1)
+    # PyYAML reads 1e-08 as a string (it wants 1.0e-8), hence float().
+    optimizer = torch.optim.AdamW(trainable, lr=float(optimizer_config.get("learning_rate", 5e-5)),
+                                  betas=tuple(float(b) for b in optimizer_config.get("betas") or (0.9, 0.999)),
+                                  eps=float(optimizer_config.get("epsilon", 1e-8)),
+                                  weight_decay=float(optimizer_config.get("weight_decay", 0)))
+    clip = float(optimizer_config.get("max_grad_norm", 1))
     scheduler = None
     speeds = []
     model.train()
