@@ -90,6 +90,12 @@ bool SimExecutor::WaitForEvent(absl::Duration real_time) {
   return mutex_.AwaitWithTimeout(absl::Condition(this, &SimExecutor::DueNow), real_time);
 }
 
+absl::Duration SimExecutor::UntilNext() const {
+  const absl::MutexLock lock(&mutex_);
+  if (events_.empty()) return absl::InfiniteDuration();
+  return std::max(absl::ZeroDuration(), events_.begin()->first.first - clock_.Monotonic());
+}
+
 void SimExecutor::Clear() {
   std::map<Key, runtime::Work> dropped;  // destroyed outside the lock: it may cancel timers
   {

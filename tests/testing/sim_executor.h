@@ -50,6 +50,8 @@ class SimExecutor : public runtime::Executor {
   // Steps until `done` holds (asked before every event). False: no event was left, or the clock would pass `limit` from
   // now.
   bool RunUntil(const std::function<bool()>& done, absl::Duration limit = absl::Hours(24));
+  // Time from now to the next event; 0 when one is due, InfiniteDuration when there is none.
+  absl::Duration UntilNext() const;
   // Blocks in real time until an event is due now, for work that other threads post. False: none came.
   bool WaitForEvent(absl::Duration real_time);
 
