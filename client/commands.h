@@ -1,4 +1,5 @@
-// The subcommands of strata-client. Each file client/cmd_*.cc adds its own to the CLI and leaves its exit code in `exit_code`.
+// The subcommands of strata-client. Each file client/cmd_*.cc adds its own to the CLI and leaves its exit code in
+// `exit_code`.
 #ifndef STRATA_CLIENT_COMMANDS_H_
 #define STRATA_CLIENT_COMMANDS_H_
 
@@ -12,7 +13,8 @@ struct CommandContext {
   int exit_code = 0;
 };
 
-// Prints "error: MESSAGE" lines to standard error and returns the exit code of the status: 2 for INVALID_ARGUMENT of configuration, else 1.
+// Prints "error: MESSAGE" lines to standard error and returns the exit code of the status: 2 for INVALID_ARGUMENT of
+// configuration, else 1.
 int ReportError(const absl::Status& status, bool misuse);
 
 void AddTokenizeCommands(CLI::App& app, CommandContext& context);  // tokenize, detokenize

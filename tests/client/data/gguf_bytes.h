@@ -94,8 +94,11 @@ inline std::string GgufOfTokenizer(const nlohmann::json& document, const std::st
   for (const auto& added : document["added_tokens"]) {
     put(added["id"].get<int32_t>(), added["content"].get<std::string>(), added["special"].get<bool>() ? 3 : 4);
   }
-  // sentencepiece numbers its pieces by descending score behind the specials and the bytes.
-  for (size_t id = 0; id < tokens.size(); ++id) scores.push_back(id < 259 ? 0.0F : -static_cast<float>(id - 259));
+  // sentencepiece numbers its pieces by descending score behind the specials and the bytes; runs of spaces come last.
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    const bool spaces = tokens[id].find_first_not_of("▁") == std::string::npos && tokens[id] != "▁";
+    scores.push_back((id < 259 ? 0.0F : -static_cast<float>(id - 259)) - (spaces ? 1e6F : 0.0F));
+  }
   GgufMetadata out;
   out.String("tokenizer.ggml.model", scored ? "llama" : "gpt2");
   out.Strings("tokenizer.ggml.tokens", tokens);

@@ -1,0 +1,47 @@
+#include <exception>
+#include <iostream>
+
+#include "client/commands.h"
+
+namespace strata {
+namespace {
+
+int Main(int argc, char** argv) {
+  CLI::App app("Trains LoRA adapters where the data lives: one site of a federation, and the same trainer on its own.",
+               "strata-client");
+  app.set_version_flag("--version", "strata-client " STRATA_VERSION);
+  app.require_subcommand(1);
+  CommandContext context;
+#ifdef STRATA_HAS_RUN
+  AddRunCommand(app, context);
+#endif
+#ifdef STRATA_HAS_TRAIN
+  AddTrainCommand(app, context);
+#endif
+#ifdef STRATA_HAS_EVAL
+  AddEvalCommand(app, context);
+#endif
+  AddTokenizeCommands(app, context);
+  AddDigestCommand(app, context);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // --help, --version
+    return app.exit(asked);
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "error: " << error.what() << "\nRun with --help for the usage.\n";
+    return 2;
+  }
+  return context.exit_code;
+}
+
+}  // namespace
+}  // namespace strata
+
+int main(int argc, char** argv) {
+  try {
+    return strata::Main(argc, argv);
+  } catch (const std::exception& error) {  // out of memory, mostly
+    std::cerr << "error: " << error.what() << "\n";
+    return 1;
+  }
+}
