@@ -1,0 +1,51 @@
+#include "client/model/arena.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+namespace strata::model {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kAlignment = 64;
+constexpr size_t kSmallestBlock = size_t{32} << 20;
+
+size_t RoundUp(size_t value, size_t to) { return (value + to - 1) / to * to; }
+
+}  // namespace
+
+at::Tensor AllocateBytes(size_t bytes, at::Device device) {
+  const auto options = at::TensorOptions().dtype(at::kByte).device(device);
+  if (!device.is_cpu()) return at::empty({static_cast<int64_t>(bytes)}, options);
+  const size_t size = RoundUp(std::max<size_t>(bytes, 1), kHugePage);
+  void* memory = std::aligned_alloc(kHugePage, size);
+  if (memory == nullptr) throw std::bad_alloc();
+  madvise(memory, size, MADV_HUGEPAGE);  // only a wish
+  return at::from_blob(
+      memory, {static_cast<int64_t>(bytes)}, [](void* p) { std::free(p); }, options);
+}
+
+at::Tensor Arena::Take(at::IntArrayRef shape, at::ScalarType type) {
+  size_t bytes = at::elementSize(type);
+  for (const int64_t n : shape) bytes *= static_cast<size_t>(n);
+  const size_t size = RoundUp(std::max<size_t>(bytes, 1), kAlignment);
+  while (top_.block < blocks_.size() && top_.offset + size > static_cast<size_t>(blocks_[top_.block].numel()))
+    top_ = {top_.block + 1, 0};
+  if (top_.block == blocks_.size()) blocks_.push_back(AllocateBytes(std::max(size, kSmallestBlock), device_));
+  auto* data = static_cast<std::byte*>(blocks_[top_.block].data_ptr()) + top_.offset;
+  top_.offset += size;
+  return at::from_blob(data, shape, at::TensorOptions().dtype(type).device(device_));
+}
+
+size_t Arena::capacity_bytes() const {
+  size_t total = 0;
+  for (const at::Tensor& block : blocks_) total += static_cast<size_t>(block.numel());
+  return total;
+}
+
+}  // namespace strata::model

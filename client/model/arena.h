@@ -1,0 +1,50 @@
+// Memory for activations: taken in order, given back all at once or down to a mark, kept between steps so that its
+// pages are touched only once.
+#ifndef STRATA_CLIENT_MODEL_ARENA_H_
+#define STRATA_CLIENT_MODEL_ARENA_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <vector>
+
+namespace strata::model {
+
+// `bytes` of memory that asks for huge pages on the CPU; frees itself with the tensor.
+at::Tensor AllocateBytes(size_t bytes, at::Device device);
+
+// Not thread-safe. Tensors taken are uninitialised and valid until the arena falls below where they lie.
+class Arena {
+ public:
+  explicit Arena(at::Device device) : device_(device) {}
+
+  struct Mark {
+    size_t block = 0, offset = 0;
+  };
+  at::Tensor Take(at::IntArrayRef shape, at::ScalarType type);
+  Mark mark() const { return top_; }
+  void Release(Mark mark) { top_ = mark; }
+  size_t capacity_bytes() const;
+
+ private:
+  at::Device device_;
+  std::vector<at::Tensor> blocks_;
+  Mark top_;
+};
+
+// Releases what was taken from the arena since its construction.
+class ArenaScope {
+ public:
+  explicit ArenaScope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
+  ~ArenaScope() { arena_.Release(mark_); }
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  Arena& arena_;
+  Arena::Mark mark_;
+};
+
+}  // namespace strata::model
+
+#endif  // STRATA_CLIENT_MODEL_ARENA_H_

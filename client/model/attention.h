@@ -1,0 +1,28 @@
+// Causal attention inside each document of a packed batch.
+#ifndef STRATA_CLIENT_MODEL_ATTENTION_H_
+#define STRATA_CLIENT_MODEL_ATTENTION_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace strata::model {
+
+struct AttentionShape {
+  int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  int64_t width() const { return (num_heads + 2 * num_kv_heads) * head_dim; }
+};
+
+// qkv [tokens, width] holds the turned q heads, the turned k heads and the v heads of each token; o [tokens, num_heads
+// * head_dim]. Softmax in fp32, scale 1/sqrt(head_dim). Document i is rows [starts[i], starts[i + 1]). lse fp32
+// [num_heads, tokens] is what Backward needs of the softmax.
+void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
+               const at::Tensor& o, const at::Tensor& lse);
+// dqkv [tokens, width] from d o.
+void AttentionBackward(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
+                       const at::Tensor& o, const at::Tensor& lse, const at::Tensor& d_o, const at::Tensor& dqkv);
+
+}  // namespace strata::model
+
+#endif  // STRATA_CLIENT_MODEL_ATTENTION_H_

@@ -1,0 +1,41 @@
+#include "client/model/loss.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "client/model/gemm.h"
+#include "client/model/ops.h"
+
+namespace strata::model {
+namespace {
+
+constexpr int64_t kChunkBytes = int64_t{24} << 20;
+
+}  // namespace
+
+std::vector<float> HeadLoss(const at::Tensor& hidden, const at::Tensor& head, const std::vector<int32_t>& targets,
+                            double scale, const at::Tensor& d_hidden, Arena& arena) {
+  const auto n = static_cast<int64_t>(targets.size());
+  const int64_t row_bytes = head.size(0) * static_cast<int64_t>(head.element_size());
+  const int64_t chunk = std::clamp<int64_t>(kChunkBytes / row_bytes, 16, std::max<int64_t>(n, 16));
+  ArenaScope scope(arena);
+  const at::Tensor logits_buffer = arena.Take({std::min(chunk, n), head.size(0)}, head.scalar_type());
+  const at::Tensor nll = at::empty({n}, hidden.options().dtype(at::kFloat));
+  const at::Tensor wanted = at::empty({n}, at::kInt);
+  std::copy(targets.begin(), targets.end(), wanted.data_ptr<int32_t>());
+  const at::Tensor device_targets = wanted.to(hidden.device());
+  for (int64_t first = 0; first < n; first += chunk) {
+    const int64_t count = std::min(chunk, n - first);
+    const at::Tensor logits = logits_buffer.narrow(0, 0, count);
+    MatMulNT(logits, hidden.narrow(0, first, count), head, false);
+    CrossEntropy(logits, device_targets.narrow(0, first, count), scale, d_hidden.defined(),
+                 nll.narrow(0, first, count));
+    if (d_hidden.defined()) MatMulNN(d_hidden.narrow(0, first, count), logits, head, false);
+  }
+  const at::Tensor host = nll.cpu();
+  const auto* values = host.const_data_ptr<float>();
+  return {values, values + n};
+}
+
+}  // namespace strata::model

@@ -1,0 +1,21 @@
+// Cross-entropy over the vocabulary, chunk by chunk: the logits never exist whole.
+#ifndef STRATA_CLIENT_MODEL_LOSS_H_
+#define STRATA_CLIENT_MODEL_LOSS_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "client/model/arena.h"
+
+namespace strata::model {
+
+// Negative log-likelihood (natural log) of targets[i] given hidden[i]; hidden [n, d] after the final norm, head [vocab,
+// d]. With d_hidden defined ([n, d]) it becomes scale * d (sum of nll) / d hidden.
+std::vector<float> HeadLoss(const at::Tensor& hidden, const at::Tensor& head, const std::vector<int32_t>& targets,
+                            double scale, const at::Tensor& d_hidden, Arena& arena);
+
+}  // namespace strata::model
+
+#endif  // STRATA_CLIENT_MODEL_LOSS_H_

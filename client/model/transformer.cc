@@ -1,0 +1,188 @@
+#include "client/model/transformer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/model/pass.h"
+#include "client/model/processor.h"
+#include "client/model/rope_table.h"
+#include "client/model/torch_guard.h"
+#include "common/runtime/process.h"
+#include "common/status/status_macros.h"
+
+namespace strata::model {
+namespace {
+
+std::string Shape(const at::Tensor& t) { return absl::StrCat("[", t.size(0), ", ", t.size(1), "]"); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(std::unique_ptr<ModelFiles> files,
+                                                               config::ComputeDType dtype, at::Device device,
+                                                               int threads) {
+  PrepareProcessor();
+  return TorchGuard("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Transformer>> {
+    c10::InferenceMode inference;
+    at::set_num_threads(threads > 0 ? threads : runtime::NumCores());
+    std::unique_ptr<Transformer> model(new Transformer(std::move(files), device));
+    const at::ScalarType type = dtype == config::ComputeDType::kFp32 ? at::kFloat : at::kBFloat16;
+    STRATA_ASSIGN_OR_RETURN(model->weights_, LoadWeights(*model->files_, type, device));
+    model->inverse_frequencies_ = InverseFrequencies(model->config());
+    STRATA_RETURN_IF_ERROR(model->Rebuild());
+    return model;
+  });
+}
+
+absl::StatusOr<Weights::Place> Transformer::Locate(const NamedFactors& named) const {
+  const Weights::Place place = weights_.Find(named.module);
+  if (place.layer < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter names the module ", named.module,
+                                                   ", which is no linear module of a layer of ", files_->path()));
+  }
+  const LinearGroup& group = weights_.layers[static_cast<size_t>(place.layer)].groups[static_cast<size_t>(place.group)];
+  const int64_t rows = group.modules[static_cast<size_t>(place.module)].rows;
+  const SideFactors& f = named.factors;
+  if (f.a.size(1) != group.in || f.b.size(0) != rows || f.a.size(0) != f.b.size(1)) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter of ", named.module, ": expected A [r, ", group.in,
+                                                   "] and B [", rows, ", r], found A ", Shape(f.a), " and B ",
+                                                   Shape(f.b)));
+  }
+  return place;
+}
+
+absl::Status Transformer::Rebuild() {
+  std::vector<std::array<SideAdapter, kNumGroups>> sides(weights_.layers.size());
+  for (size_t l = 0; l < sides.size(); ++l) {
+    for (size_t g = 0; g < kNumGroups; ++g)
+      sides[l][g] = SideAdapter(weights_.layers[l].groups[g], weights_.embedding.scalar_type());
+  }
+  for (const auto* list : {&trained_, &side_base_}) {
+    for (const NamedFactors& named : *list) {
+      STRATA_ASSIGN_OR_RETURN(const Weights::Place place, Locate(named));
+      SideAdapter& side = sides[static_cast<size_t>(place.layer)][static_cast<size_t>(place.group)];
+      list == &trained_ ? side.AddTrained(place.module, named.factors) : side.AddFrozen(place.module, named.factors);
+    }
+  }
+  for (auto& layer : sides) {
+    for (SideAdapter& side : layer) side.Finish();
+  }
+  sides_ = std::move(sides);
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::Merge(const std::vector<NamedFactors>& base) {
+  std::set<std::string> touched(merged_.begin(), merged_.end());
+  for (const NamedFactors& named : base) {
+    STRATA_RETURN_IF_ERROR(Locate(named).status());
+    touched.insert(named.module);
+  }
+  for (const std::string& name : touched) {
+    const Weights::Place place = weights_.Find(name);
+    LinearGroup& group = weights_.layers[static_cast<size_t>(place.layer)].groups[static_cast<size_t>(place.group)];
+    const LinearModule& module = group.modules[static_cast<size_t>(place.module)];
+    STRATA_RETURN_IF_ERROR(ReloadModule(*files_, module, group));
+    at::Tensor rows = group.weight.narrow(0, module.first_row, module.rows);
+    for (const NamedFactors& named : base) {
+      if (named.module == name && named.factors.a.size(0) > 0) {
+        rows.add_(at::mm(named.factors.b, named.factors.a), named.factors.scaling);
+      }
+    }
+  }
+  merged_.clear();
+  for (const NamedFactors& named : base) merged_.push_back(named.module);
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::SetBase(const std::vector<NamedFactors>& base, BaseRoute route) {
+  return TorchGuard("applying the base adapter", [&]() -> absl::Status {
+    c10::InferenceMode inference;
+    const bool fp32 = weights_.embedding.scalar_type() == at::kFloat;
+    const bool merge = route == BaseRoute::kMerge || (route == BaseRoute::kByDtype && fp32);
+    const std::vector<NamedFactors> none;
+    if (merge || !merged_.empty()) STRATA_RETURN_IF_ERROR(Merge(merge ? base : none));
+    side_base_ = merge ? none : base;
+    return Rebuild();
+  });
+}
+
+absl::Status Transformer::SetTrained(const std::vector<NamedFactors>& trained) {
+  return TorchGuard("setting up the adapter", [&]() -> absl::Status {
+    c10::InferenceMode inference;
+    trained_ = trained;
+    return Rebuild();
+  });
+}
+
+void Transformer::RefreshTrained() {
+  c10::InferenceMode inference;
+  for (auto& layer : sides_) {
+    for (SideAdapter& side : layer) side.Refresh();
+  }
+}
+
+absl::Status Transformer::Check(const data::PackedBatch& batch) const {
+  if (batch.ids.empty()) return absl::InvalidArgumentError("a batch without tokens");
+  for (size_t i = 0; i < batch.ids.size(); ++i) {
+    if (batch.ids[i] < 0 || batch.ids[i] >= config().vocab_size || batch.targets[i] >= config().vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("token ", batch.ids[i], " (target ", batch.targets[i],
+                                                     ") at position ", i, " lies outside the model's vocabulary of ",
+                                                     config().vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> Transformer::TrainStep(const data::PackedBatch& batch, double scale, const DropoutKey& dropout) {
+  STRATA_RETURN_IF_ERROR(Check(batch));
+  return TorchGuard("training step", [&]() -> absl::StatusOr<double> {
+    c10::InferenceMode inference;
+    Pass pass({config(), weights_, sides_, inverse_frequencies_, arena_, dropout}, batch);
+    pass.Forward(/*save=*/true, nullptr);
+    double sum = 0;
+    for (const float nll : pass.Loss(scale, /*gradient=*/true)) sum += static_cast<double>(nll);
+    pass.Backward();
+    return sum;
+  });
+}
+
+absl::StatusOr<std::vector<double>> Transformer::Evaluate(const data::PackedBatch& batch) {
+  STRATA_RETURN_IF_ERROR(Check(batch));
+  return TorchGuard("evaluation", [&]() -> absl::StatusOr<std::vector<double>> {
+    c10::InferenceMode inference;
+    Pass pass({config(), weights_, sides_, inverse_frequencies_, arena_, {}}, batch);
+    pass.Forward(/*save=*/false, nullptr);
+    const std::vector<float> nll = pass.Loss(1, /*gradient=*/false);
+    std::vector<double> sums;
+    size_t next = 0;
+    for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
+      double sum = 0;
+      for (int32_t t = batch.starts[i]; t < batch.starts[i + 1]; ++t) {
+        if (batch.targets[static_cast<size_t>(t)] >= 0) sum += static_cast<double>(nll[next++]);
+      }
+      sums.push_back(sum);
+    }
+    return sums;
+  });
+}
+
+absl::StatusOr<Inspection> Transformer::Inspect(const data::PackedBatch& batch) {
+  STRATA_RETURN_IF_ERROR(Check(batch));
+  return TorchGuard("inspection", [&]() -> absl::StatusOr<Inspection> {
+    c10::InferenceMode inference;
+    Pass pass({config(), weights_, sides_, inverse_frequencies_, arena_, {}}, batch);
+    Inspection out;
+    pass.Forward(/*save=*/false, &out.hidden);
+    out.hidden.back() = pass.FinalHidden();
+    for (at::Tensor& h : out.hidden) h = h.to(at::kFloat).cpu();
+    out.logits = pass.Logits().cpu();
+    return out;
+  });
+}
+
+}  // namespace strata::model

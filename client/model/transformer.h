@@ -1,0 +1,97 @@
+// A Llama-family transformer over LibTorch, with trained and frozen low-rank columns beside its linear modules.
+#ifndef STRATA_CLIENT_MODEL_TRANSFORMER_H_
+#define STRATA_CLIENT_MODEL_TRANSFORMER_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/data/dataset.h"
+#include "client/model/arena.h"
+#include "client/model/model_files.h"
+#include "client/model/side_adapter.h"
+#include "client/model/weights.h"
+#include "common/config/options.h"
+
+namespace strata::model {
+
+struct NamedFactors {
+  std::string module;
+  SideFactors factors;
+};
+
+// How C_t is applied: by the compute dtype, or as told (tests).
+enum class BaseRoute {
+  kByDtype,  // merged into fp32 weights, side columns over bf16
+  kSide,
+  kMerge,
+};
+
+struct Inspection {
+  std::vector<at::Tensor>
+      hidden;         // fp32 [tokens, hidden]: embeddings, each layer's output; the last one after the final norm
+  at::Tensor logits;  // fp32 [tokens, vocab]
+};
+
+// Not thread-safe. Deterministic for the same calls, machine and thread count. Tokens must lie inside the vocabulary
+// (INVALID_ARGUMENT else). Every function returns LibTorch's failures as statuses: RESOURCE_EXHAUSTED for memory, else
+// INTERNAL.
+class Transformer {
+ public:
+  // Reads the weights; `files` is kept for reading pristine rows again. The processor is prepared (processor.h) and
+  // `threads` threads (0: all cores) compute.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Load(std::unique_ptr<ModelFiles> files,
+                                                           config::ComputeDType dtype, at::Device device, int threads);
+
+  const ModelConfig& config() const { return files_->config(); }
+  const ModelFiles& files() const { return *files_; }
+  at::Device device() const { return weights_.embedding.device(); }
+  size_t resident_bytes() const { return weights_.resident_bytes; }
+
+  // Sets C_t (several factors of one module add up), replacing the one before; merged modules are first read again from
+  // the files. INVALID_ARGUMENT: a module that the model lacks, or factors of another shape.
+  absl::Status SetBase(const std::vector<NamedFactors>& base, BaseRoute route);
+  // Sets the trained factors (each with gradients), replacing the ones before. Their tensors are borrowed. Errors as
+  // SetBase.
+  absl::Status SetTrained(const std::vector<NamedFactors>& trained);
+  // The trained factors' values changed.
+  void RefreshTrained();
+
+  // Forward and backward of one micro-batch: adds scale * d(sum of nll) to the trained factors' gradients and returns
+  // the sum of nll.
+  absl::StatusOr<double> TrainStep(const data::PackedBatch& batch, double scale, const DropoutKey& dropout);
+  // Sum of nll of each document.
+  absl::StatusOr<std::vector<double>> Evaluate(const data::PackedBatch& batch);
+  absl::StatusOr<Inspection> Inspect(const data::PackedBatch& batch);
+
+ private:
+  explicit Transformer(std::unique_ptr<ModelFiles> files, at::Device device)
+      : files_(std::move(files)), arena_(device) {}
+  absl::Status Check(const data::PackedBatch& batch) const;
+  absl::StatusOr<Weights::Place> Locate(const NamedFactors& factors) const;
+  absl::Status Merge(const std::vector<NamedFactors>& base);
+  absl::Status Rebuild();
+
+  std::unique_ptr<ModelFiles> files_;
+  Weights weights_;
+  Arena arena_;
+  std::vector<float> inverse_frequencies_;
+  std::vector<NamedFactors> side_base_, trained_;
+  std::vector<std::string> merged_;
+  std::vector<std::array<SideAdapter, kNumGroups>> sides_;
+};
+
+// "cpu", "cuda:N", "auto" -> a device that works. For cuda LibTorch's CUDA library is loaded at run time.
+// FAILED_PRECONDITION: no usable CUDA device (names driver and capability, found and needed). INVALID_ARGUMENT: another
+// word.
+absl::StatusOr<at::Device> ResolveDevice(const std::string& device);
+
+}  // namespace strata::model
+
+#endif  // STRATA_CLIENT_MODEL_TRANSFORMER_H_

@@ -1,0 +1,64 @@
+// The base model's weights: one resident copy in the compute dtype.
+#ifndef STRATA_CLIENT_MODEL_WEIGHTS_H_
+#define STRATA_CLIENT_MODEL_WEIGHTS_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/model/model_files.h"
+
+namespace strata::model {
+
+// A linear module inside a group: rows [first_row, first_row + rows) of the group's matrix.
+struct LinearModule {
+  std::string name;  // model.layers.0.self_attn.q_proj
+  int64_t first_row = 0, rows = 0;
+};
+
+// Linear modules that read the same input, as one matrix.
+struct LinearGroup {
+  at::Tensor weight;  // [sum of rows, in], compute dtype
+  at::Tensor bias;    // fp32 [sum of rows]; undefined where there is none
+  int64_t in = 0;
+  std::vector<LinearModule> modules;
+};
+
+enum GroupIndex { kQkv = 0, kOut = 1, kGateUp = 2, kDown = 3, kNumGroups = 4 };
+
+struct LayerWeights {
+  at::Tensor attention_norm, mlp_norm;  // fp32 [hidden]
+  std::array<LinearGroup, kNumGroups> groups;
+};
+
+struct Weights {
+  at::Tensor embedding;  // [vocab, hidden], compute dtype
+  at::Tensor head;       // the same tensor when tied
+  at::Tensor final_norm;
+  std::vector<LayerWeights> layers;
+  size_t resident_bytes = 0;
+
+  // The group and module that `name` is; nulls when there is none.
+  struct Place {
+    int64_t layer = -1;
+    int group = -1;
+    int module = -1;
+  };
+  Place Find(std::string_view name) const;
+};
+
+// Decodes every tensor straight into its place, row block by row block on all threads; file pages are released behind.
+// Peak memory beyond the result: a few MiB per thread. Errors: those of ModelFiles::ReadRows; RESOURCE_EXHAUSTED:
+// memory.
+absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, at::ScalarType dtype, at::Device device);
+// Reads one linear module's rows again, as the files have them.
+absl::Status ReloadModule(const ModelFiles& files, const LinearModule& module, LinearGroup& group);
+
+}  // namespace strata::model
+
+#endif  // STRATA_CLIENT_MODEL_WEIGHTS_H_

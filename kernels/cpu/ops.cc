@@ -1,0 +1,107 @@
+#include "kernels/ops.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/cpu/row_ops.h"
+
+namespace strata::kernels {
+namespace {
+
+const RowOps& Table() {
+  static const RowOps& table = __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+                                       __builtin_cpu_supports("avx512dq") != 0
+                                   ? Avx512RowOps()
+                               : __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0
+                                   ? Avx2RowOps()
+                                   : BaselineRowOps();
+  return table;
+}
+
+// Splits [0, count) into one contiguous range per thread. Ranges are multiples of `grain`, so small jobs stay on few
+// threads.
+template <typename F>
+void Ranges(int64_t count, int64_t grain, int threads, const F& work) {
+  const int64_t parts = std::clamp<int64_t>((count + grain - 1) / grain, 1, std::max(threads, 1));
+  if (parts == 1) {
+    work(int64_t{0}, count);
+    return;
+  }
+#pragma omp parallel for num_threads(parts) schedule(static)
+  for (int64_t part = 0; part < parts; ++part) work(count * part / parts, count * (part + 1) / parts);
+}
+
+constexpr int64_t kRowGrain = 16;
+constexpr int64_t kBlock = 16384;  // of SumSquares: fixed, so that the order of additions never depends on the threads
+
+}  // namespace
+
+void RmsNorm(const Rows& x, const float* weight, float epsilon, const Rows& out, float* rstd, int threads) {
+  Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {
+    Table().rms_norm(x, nullptr, nullptr, weight, epsilon, out, rstd, begin, end);
+  });
+}
+
+void AddRmsNorm(const Rows& x, const Rows& delta, const Rows& sum, const float* weight, float epsilon, const Rows& out,
+                float* rstd, int threads) {
+  Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {
+    Table().rms_norm(x, &delta, &sum, weight, epsilon, out, rstd, begin, end);
+  });
+}
+
+void RmsNormBackward(const Rows& dy, const Rows& x, const float* weight, const float* rstd, const Rows& dx,
+                     bool accumulate, int threads) {
+  Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {
+    Table().rms_norm_backward(dy, x, weight, rstd, dx, accumulate, begin, end);
+  });
+}
+
+void Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
+          int threads) {
+  Ranges(x.rows, kRowGrain, threads,
+         [&](int64_t begin, int64_t end) { Table().rope(x, heads, head_dim, cos, sin, inverse, begin, end); });
+}
+
+void Swiglu(const Rows& gate_up, const Rows& out, int threads) {
+  Ranges(out.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) { Table().swiglu(gate_up, out, begin, end); });
+}
+
+void SwigluBackward(const Rows& gate_up, const Rows& dout, int threads) {
+  Ranges(dout.rows, kRowGrain, threads,
+         [&](int64_t begin, int64_t end) { Table().swiglu_backward(gate_up, dout, begin, end); });
+}
+
+void AddBias(const Rows& x, const float* bias, int threads) {
+  Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) { Table().add_bias(x, bias, begin, end); });
+}
+
+void Add(const Rows& x, const Rows& delta, int threads) {
+  Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) { Table().add(x, delta, begin, end); });
+}
+
+void CrossEntropy(const Rows& logits, const int32_t* targets, float scale, bool gradient, float* nll, int threads) {
+  Ranges(logits.rows, 1, threads,
+         [&](int64_t begin, int64_t end) { Table().cross_entropy(logits, targets, scale, gradient, nll, begin, end); });
+}
+
+double SumSquares(const float* values, int64_t count, int threads) {
+  const int64_t blocks = (count + kBlock - 1) / kBlock;
+  std::vector<double> sums(static_cast<size_t>(blocks));
+  Ranges(blocks, 8, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b)
+      sums[static_cast<size_t>(b)] = Table().sum_squares(values + b * kBlock, std::min(kBlock, count - b * kBlock));
+  });
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+void AdamW(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, int threads) {
+  Ranges(count, kBlock, threads, [&](int64_t begin, int64_t end) {
+    Table().adamw(p + begin, gradient + begin, m + begin, v + begin, end - begin, step);
+  });
+}
+
+void RoundToBf16(const float* source, uint16_t* out, int64_t count) { Table().round_to_bf16(source, out, count); }
+
+}  // namespace strata::kernels

@@ -1,0 +1,69 @@
+// What surrounds the matrix products of a LoRA step, as plain loops over raw memory: norms, rotary positions, gated
+// units, the loss, the optimiser; and the bf16 matrix product for processors with matrix tiles. Formulas, precision and
+// reduction orders: README.md. Every function is deterministic for the same arguments, processor model and thread
+// count; threads are OpenMP's. Nothing allocates but MatMul's packing buffers.
+#ifndef STRATA_KERNELS_OPS_H_
+#define STRATA_KERNELS_OPS_H_
+
+#include <cstdint>
+
+namespace strata::kernels {
+
+enum class Type { kF32, kBF16 };
+
+// Row-major matrix in somebody else's memory; `stride` counts elements between rows and is at least `cols`.
+struct Rows {
+  void* data = nullptr;
+  Type type = Type::kF32;
+  int64_t rows = 0, cols = 0, stride = 0;
+};
+
+// out[t] = x[t] * rstd[t] * weight, rstd[t] = 1 / sqrt(mean(x[t]^2) + epsilon). All of one type; weight fp32 [cols],
+// rstd fp32 [rows].
+void RmsNorm(const Rows& x, const float* weight, float epsilon, const Rows& out, float* rstd, int threads);
+// sum = x + delta, rounded to the type, then RmsNorm of the rounded sum. `sum` may be `x` or `delta`.
+void AddRmsNorm(const Rows& x, const Rows& delta, const Rows& sum, const float* weight, float epsilon, const Rows& out,
+                float* rstd, int threads);
+// dx (+)= gradient of RmsNorm with respect to x, given dy.
+void RmsNormBackward(const Rows& dy, const Rows& x, const float* weight, const float* rstd, const Rows& dx,
+                     bool accumulate, int threads);
+
+// Rotates the first `heads * head_dim` columns in place: halves (u, v) of each head become (u cos - v sin, v cos + u
+// sin). cos, sin: fp32 [rows, head_dim / 2]. `inverse` turns back, which is also the gradient.
+void Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
+          int threads);
+
+// out = silu(gate) * up, where gate_up = [gate | up] has twice out's columns.
+void Swiglu(const Rows& gate_up, const Rows& out, int threads);
+// In place: gate_up becomes its gradient, dout becomes the forward value again.
+void SwigluBackward(const Rows& gate_up, const Rows& dout, int threads);
+
+// x[t] += bias; bias fp32 [cols].
+void AddBias(const Rows& x, const float* bias, int threads);
+// x += delta.
+void Add(const Rows& x, const Rows& delta, int threads);
+
+// nll[t] = log sum exp(logits[t]) - logits[t][targets[t]]; with `gradient`, logits become (softmax - onehot) * scale.
+// REQUIRES: 0 <= targets[t] < cols.
+void CrossEntropy(const Rows& logits, const int32_t* targets, float scale, bool gradient, float* nll, int threads);
+
+// Sum of squares in double, in an order that does not depend on the thread count.
+double SumSquares(const float* values, int64_t count, int threads);
+
+struct AdamWStep {
+  float learning_rate = 0, beta1 = 0.9F, beta2 = 0.999F, epsilon = 1e-8F;
+  float decay = 1;             // 1 - learning_rate * weight_decay
+  float correction1 = 1;       // 1 - beta1^t
+  float root_correction2 = 1;  // sqrt(1 - beta2^t)
+  float gradient_scale = 1;    // clipping factor
+};
+// p *= decay; m, v <- moments of the scaled gradient; p -= lr / correction1 * m / (sqrt(v) / root_correction2 +
+// epsilon); the gradient is zeroed.
+void AdamW(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, int threads);
+
+// out = source rounded to bf16 (nearest even), element by element.
+void RoundToBf16(const float* source, uint16_t* out, int64_t count);
+
+}  // namespace strata::kernels
+
+#endif  // STRATA_KERNELS_OPS_H_
