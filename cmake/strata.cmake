@@ -57,3 +57,17 @@ function(strata_test name)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
 endfunction()
+
+# strata_link_tests(): the target link_tests links each library whole against nothing but what it declares, so that a
+# dependency that is used and not declared fails here and not in whoever uses the library next.
+function(strata_link_tests)
+  file(WRITE ${CMAKE_BINARY_DIR}/link_test.cc "int main() { return 0; }\n")
+  get_property(libraries GLOBAL PROPERTY STRATA_LIBRARIES)
+  add_custom_target(link_tests)
+  foreach(library ${libraries})
+    add_executable(link_test_${library} EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/link_test.cc)
+    set_target_properties(link_test_${library} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/link_tests)
+    target_link_libraries(link_test_${library} PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,${library}>)
+    add_dependencies(link_tests link_test_${library})
+  endforeach()
+endfunction()
