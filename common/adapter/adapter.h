@@ -97,9 +97,9 @@ absl::StatusOr<PeftConfig> ParsePeftConfig(std::string_view json, std::string_vi
 absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeft(runtime::FileSystem& files, const std::string& directory);
 
 struct PeftWriteOptions {
-  std::string base_model;                       // base_model_name_or_path
-  std::map<std::string, std::string> metadata;  // of the safetensors file; {"format","pt"} is always there
-  bool use_rslora = false;                      // alpha of the config is then scaling * sqrt(rank)
+  std::string base_model = {};                       // base_model_name_or_path
+  std::map<std::string, std::string> metadata = {};  // of the safetensors file; {"format","pt"} is always there
+  bool use_rslora = false;                           // alpha of the config is then scaling * sqrt(rank)
   double dropout = 0;
   bool fan_in_fan_out = false;
   format::DType dtype = format::DType::kF32;  // F32, BF16, F16 or F64

@@ -4,10 +4,10 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/str_join.h"
 #include "common/secure/digest.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
+#include "google/protobuf/stubs/logging.h"
 #include "nlohmann/json.hpp"
 #include "proto/adapter.pb.h"
 
@@ -89,6 +89,7 @@ std::string BaseIdentity::Digest() const { return Cat(secure::ToHex(weights), ":
 
 absl::StatusOr<Manifest> ParseManifest(std::string_view bytes) {
   v1::Manifest proto;
+  const google::protobuf::LogSilencer silencer;  // the error is returned; a site must not be able to fill the log
   if (bytes.size() > INT32_MAX || !proto.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return absl::InvalidArgumentError(Cat("manifest: ", bytes.size(), " bytes that are no Manifest message"));
   }
