@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <array>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/types/optional.h"
 #include "common/wire/chunk.h"
 
 namespace strata::wire {
@@ -34,6 +38,7 @@ constexpr std::array<Row, 17> kTable = {{
     {absl::StatusCode::kUnauthenticated, 16},
 }};
 constexpr int kUnknownOnWire = 2;
+constexpr char kRetryAfter[] = "retry-after-ms=";
 
 }  // namespace
 
@@ -52,6 +57,19 @@ std::string WireMessage(absl::string_view message) {
   size_t end = kMaxStatusMessageBytes;
   while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0U) == 0x80U) --end;
   return absl::StrCat(message.substr(0, end), " [...]");
+}
+
+std::string WireDetails(const absl::Status& status) {
+  const absl::optional<absl::Cord> delay = status.GetPayload(kRetryAfterPayload);
+  return delay.has_value() ? absl::StrCat(kRetryAfter, std::string(*delay)) : "";
+}
+
+absl::Status WithDetails(absl::Status status, absl::string_view details) {
+  uint64_t milliseconds = 0;
+  if (!status.ok() && absl::ConsumePrefix(&details, kRetryAfter) && absl::SimpleAtoi(details, &milliseconds)) {
+    status.SetPayload(kRetryAfterPayload, absl::Cord(absl::StrCat(milliseconds)));
+  }
+  return status;
 }
 
 }  // namespace strata::wire

@@ -1,4 +1,5 @@
-// The protocol's version. A new minor adds fields that the other side may ignore; a new major does not understand the old one.
+// The protocol's version. A new minor adds fields that the other side may ignore; a new major does not understand the
+// old one.
 #ifndef STRATA_COMMON_WIRE_VERSION_H_
 #define STRATA_COMMON_WIRE_VERSION_H_
 

@@ -3,6 +3,7 @@
 #include <grpcpp/support/status.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/cord.h"
 #include "common/wire/address.h"
 #include "common/wire/chunk.h"
 
@@ -26,6 +27,15 @@ TEST(CodesTest, LongMessagesAreCutAtACharacter) {
   text += "\xc3\xa4\xc3\xa4";
   EXPECT_EQ(WireMessage(text), std::string(kMaxStatusMessageBytes - 1, 'x') + " [...]");
   EXPECT_EQ(WireMessage("short"), "short");
+}
+
+TEST(CodesTest, TheDelayThatAServerAsksForTravels) {
+  absl::Status busy = absl::ResourceExhaustedError("busy");
+  busy.SetPayload(kRetryAfterPayload, absl::Cord("1500"));
+  const absl::Status received = FromGrpc(ToGrpc<grpc::Status>(busy));
+  EXPECT_EQ(received.GetPayload(kRetryAfterPayload), absl::Cord("1500"));
+  const grpc::Status junk(grpc::StatusCode::UNAVAILABLE, "x", "retry-after-ms=soon");
+  EXPECT_FALSE(FromGrpc(junk).GetPayload(kRetryAfterPayload).has_value());
 }
 
 TEST(AddressTest, LoopbackOnlyWithoutTls) {
