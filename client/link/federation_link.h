@@ -1,4 +1,5 @@
-// How a client speaks to its server, without gRPC in sight. Every call is asynchronous; its callback runs exactly once, on any thread, never inside the call.
+// How a client speaks to its server, without gRPC in sight. Every call is asynchronous; its callback runs exactly once,
+// on any thread, never inside the call.
 #ifndef STRATA_CLIENT_LINK_FEDERATION_LINK_H_
 #define STRATA_CLIENT_LINK_FEDERATION_LINK_H_
 
@@ -28,7 +29,7 @@ struct ModelOffer {
 struct CheckIn {
   std::vector<ModelOffer> models;
   std::vector<std::string> data_labels;
-  uint32_t rank = 0;      // 0: the job's
+  uint32_t rank = 0;  // 0: the job's
   double alpha = 0;
   uint32_t max_rank = 0;  // 0: no cap
   absl::Duration max_wait;
@@ -91,9 +92,10 @@ struct Update {
   std::shared_ptr<const runtime::Mapping> tensors;
 };
 
-// Thread-safe. Errors: UNAVAILABLE and DEADLINE_EXCEEDED (try again), RESOURCE_EXHAUSTED (too busy, or a full disk at the server: try again later),
-// UNAUTHENTICATED, PERMISSION_DENIED (the site's certificate), FAILED_PRECONDITION and ABORTED (the assignment is over: check in again),
-// INVALID_ARGUMENT (refused for what it is: do not repeat), DATA_LOSS (bytes do not match their digest), UNIMPLEMENTED (protocol version).
+// Thread-safe. Errors: UNAVAILABLE and DEADLINE_EXCEEDED (try again), RESOURCE_EXHAUSTED (too busy, or a full disk at
+// the server: try again later), UNAUTHENTICATED, PERMISSION_DENIED (the site's certificate), FAILED_PRECONDITION and
+// ABORTED (the assignment is over: check in again), INVALID_ARGUMENT (refused for what it is: do not repeat), DATA_LOSS
+// (bytes do not match their digest), UNIMPLEMENTED (protocol version).
 class FederationLink {
  public:
   virtual ~FederationLink() = default;
@@ -102,7 +104,8 @@ class FederationLink {
   virtual void Fetch(const BlobRef& blob, const std::string& path, Callback<uint64_t> done) = 0;  // bytes received
   // Announces, sends from where the server has it, waits for the durable receipt.
   virtual void Submit(const std::string& assignment, Update update, Callback<Receipt> done) = 0;
-  virtual void SubmitEvaluation(const std::string& assignment, const std::vector<adapter::Metric>& metrics, Callback<Receipt> done) = 0;
+  virtual void SubmitEvaluation(const std::string& assignment, const std::vector<adapter::Metric>& metrics,
+                                Callback<Receipt> done) = 0;
   virtual void Report(const Progress& progress, Callback<ProgressAnswer> done) = 0;
   virtual void Release(const std::string& assignment, const std::string& reason, Callback<bool> done) = 0;
   // Ends calls under way with CANCELLED.
