@@ -94,16 +94,14 @@ absl::Status AddedTokens::Add(AddedToken token) {
 }
 
 void AddedTokens::Finish(const Normalizer* normalizer) {
+  for (auto& [id, token] : by_id_) {
+    token.shown = token.normalized && normalizer != nullptr ? normalizer->Apply(token.content) : token.content;
+  }
   // Where two normalise to the same, a special one goes first.
   for (const bool special : {true, false}) {
     for (const auto& [id, token] : by_id_) {
-      if (token.special != special) continue;
-      if (!token.normalized) {
-        plain_.Insert(token.content, id);
-      } else {
-        const std::string key = normalizer != nullptr ? normalizer->Apply(token.content) : token.content;
-        if (!key.empty()) normalized_.Insert(key, id);
-      }
+      if (token.special != special || token.shown.empty()) continue;
+      (token.normalized ? normalized_ : plain_).Insert(token.shown, id);
     }
   }
 }

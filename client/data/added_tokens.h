@@ -24,6 +24,7 @@ struct AddedToken {
   bool rstrip = false;       // and behind it
   bool normalized = false;   // looked for in the normalised text, itself normalised
   bool special = false;      // left out by Decode on request
+  std::string shown;         // what Decode makes of it: the content, normalised where `normalized`; set by Finish
 };
 
 // A part of a text: a token, or text without tokens in it (id < 0).

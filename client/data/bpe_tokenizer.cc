@@ -41,7 +41,7 @@ class BpeTokenizer : public Tokenizer {
     tokens.reserve(ids.size());
     for (const int32_t id : ids) {
       const AddedToken* added = parts_.added.Find(id);
-      const std::string* token = added != nullptr ? &added->content : parts_.bpe->Token(id);
+      const std::string* token = added != nullptr ? &added->shown : parts_.bpe->Token(id);
       if (token != nullptr && !(skip_special && parts_.added.IsSpecial(*token))) tokens.push_back(*token);
     }
     if (parts_.decoder == nullptr) return absl::StrJoin(tokens, " ");

@@ -26,18 +26,18 @@ class Lowercase : public Normalizer {
   std::string Apply(std::string text) const override { return ToLower(text); }
 };
 
-std::string StripMarks(std::string_view text) {
+std::string Without(bool (*dropped)(char32_t), std::string_view text) {
   std::string out;
   for (size_t pos = 0; pos < text.size();) {
     const size_t begin = pos;
-    if (!IsMark(NextCodePoint(text, pos))) out.append(text, begin, pos - begin);
+    if (!dropped(NextCodePoint(text, pos))) out.append(text, begin, pos - begin);
   }
   return out;
 }
 
 class StripAccents : public Normalizer {
  public:
-  std::string Apply(std::string text) const override { return StripMarks(text); }
+  std::string Apply(std::string text) const override { return Without(IsMark, text); }
 };
 
 class StripSpaces : public Normalizer {
@@ -126,7 +126,7 @@ class Bert : public Normalizer {
       AppendUtf8(c, out);
       if (spaced) out += ' ';
     }
-    if (rules_.strip_accents) out = StripMarks(Normalize(NormalForm::kNfd, out));
+    if (rules_.strip_accents) out = Without(IsNonspacingMark, Normalize(NormalForm::kNfd, out));
     return rules_.lowercase ? ToLower(out) : out;
   }
 

@@ -164,6 +164,8 @@ bool IsWhitespace(char32_t code) { return u_isUWhiteSpace(static_cast<UChar32>(c
 bool IsNumeric(char32_t code) { return (U_GET_GC_MASK(static_cast<UChar32>(code)) & U_GC_N_MASK) != 0; }
 bool IsMark(char32_t code) { return (U_GET_GC_MASK(static_cast<UChar32>(code)) & U_GC_M_MASK) != 0; }
 
+bool IsNonspacingMark(char32_t code) { return u_charType(static_cast<UChar32>(code)) == U_NON_SPACING_MARK; }
+
 bool IsWordCharacter(char32_t code) {
   const auto c = static_cast<UChar32>(code);
   return u_isUAlphabetic(c) != 0 || (U_GET_GC_MASK(c) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0 ||

@@ -20,12 +20,13 @@ size_t NumCodePoints(std::string_view text);
 std::string ToValidUtf8(std::string_view text);
 bool IsValidUtf8(std::string_view text);
 
-bool IsWhitespace(char32_t code);     // property White_Space
-bool IsNumeric(char32_t code);        // Nd, Nl, No
-bool IsWordCharacter(char32_t code);  // Alphabetic, M, Nd, Pc, Join_Control
-bool IsMark(char32_t code);           // Mn, Mc, Me
-bool IsControl(char32_t code);        // Cc, Cf, Co, Cn
-bool IsPunctuation(char32_t code);    // P*, and all of ASCII's
+bool IsWhitespace(char32_t code);      // property White_Space
+bool IsNumeric(char32_t code);         // Nd, Nl, No
+bool IsWordCharacter(char32_t code);   // Alphabetic, M, Nd, Pc, Join_Control
+bool IsMark(char32_t code);            // Mn, Mc, Me
+bool IsNonspacingMark(char32_t code);  // Mn
+bool IsControl(char32_t code);         // Cc, Cf, Co, Cn
+bool IsPunctuation(char32_t code);     // P*, and all of ASCII's
 
 // Per character, without context: no final sigma.
 std::string ToLower(std::string_view text);
