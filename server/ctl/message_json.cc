@@ -72,27 +72,13 @@ class Value {
   const int index_;  // -1: the field is not repeated
 };
 
-Json MapToJson(const Message& message, const FieldDescriptor& field) {
-  Json object = Json::object();
-  const int count = message.GetReflection()->FieldSize(message, &field);
-  for (int i = 0; i < count; ++i) {
-    const Message& entry = Value(message, field, i).Submessage();
-    const Json key = Value(entry, *entry.GetDescriptor()->FindFieldByNumber(1), -1).ToJsonValue();
-    object[key.is_string() ? key.get<std::string>() : key.dump()] =
-        Value(entry, *entry.GetDescriptor()->FindFieldByNumber(2), -1).ToJsonValue();
-  }
-  return object;
-}
-
 Json ToJson(const Message& message) {
   Json object = Json::object();
   const Reflection& reflection = *message.GetReflection();
   for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
     const FieldDescriptor& field = *message.GetDescriptor()->field(i);
     Json& value = object[field.name()];
-    if (field.is_map()) {
-      value = MapToJson(message, field);
-    } else if (field.is_repeated()) {
+    if (field.is_repeated()) {
       value = Json::array();
       for (int k = 0; k < reflection.FieldSize(message, &field); ++k) {
         value.push_back(Value(message, field, k).ToJsonValue());
