@@ -1,12 +1,10 @@
 #include <algorithm>
-#include <cstring>
 #include <map>
-#include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "client/model/faults.h"
 #include "client/model/llama_tensors.h"
 #include "client/model/model_config.h"
@@ -180,14 +178,14 @@ void GgufModel::Locate(Faults& faults) {
 }
 
 void GgufModel::CheckExpected(Faults& faults) {
-  size_t num_found = 0;
+  std::set<std::string, std::less<>> known;
   for (const ExpectedTensor& expected : ExpectedTensors(config_)) {
+    known.insert(expected.name);
     const auto it = located_.find(expected.name);
     if (it == located_.end()) {
       faults.Add(Cat("the tensor for '", expected.name, "' ", ShapeText(expected.shape), " is missing"));
       continue;
     }
-    ++num_found;
     it->second.rotary_heads = expected.rotary_heads;
     const GgufTensor& tensor = *it->second.tensor;
     if (tensor.shape != expected.shape) {
@@ -195,13 +193,10 @@ void GgufModel::CheckExpected(Faults& faults) {
                      ShapeText(tensor.shape)));
     }
   }
-  if (num_found == located_.size()) return;
-  std::vector<ExpectedTensor> all = ExpectedTensors(config_);
   for (const auto& [name, found] : located_) {
-    if (std::none_of(all.begin(), all.end(), [&](const ExpectedTensor& e) { return e.name == name; })) {
-      faults.Add(Cat("tensor '", found.tensor->name, "' ", ShapeText(found.tensor->shape),
-                     " is not part of the model that the metadata describes"));
-    }
+    if (known.contains(name)) continue;
+    faults.Add(Cat("tensor '", found.tensor->name, "' ", ShapeText(found.tensor->shape),
+                   " is not part of the model that the metadata describes"));
   }
 }
 

@@ -28,6 +28,12 @@ for target in "${targets[@]}"; do
   found=$build/found/$target
   mkdir -p "$found"
   echo "== $target"
-  (cd "$found" && "$build/tests/fuzz_$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
-    -print_final_stats=1 "$found" "$here/corpus/$target" 2>&1 | grep -vE '^#[0-9]+|^INFO|NEW_FUNC')
+  log=$build/found/$target.log
+  if ! (cd "$found" && "$build/tests/fuzz_$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    -max_len=65536 "$found" "$here/corpus/$target") >"$log" 2>&1; then
+    grep -vE '^#[0-9]+|^INFO' "$log" | head -60 >&2
+    echo "fuzz_$target failed: the whole log is $log, the input lies in $found" >&2
+    exit 1
+  fi
+  grep -E '^Done ' "$log"
 done
