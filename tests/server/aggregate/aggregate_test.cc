@@ -11,6 +11,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/aggregate/linear_algebra.h"
 #include "tests/common/adapter/adapters.h"
 #include "tests/server/aggregate/golden_case.h"
 
@@ -120,6 +121,11 @@ TEST(AggregateTest, TruncationIsReportedPerModuleAndInAll) {
   }
   EXPECT_NEAR(result->error, std::sqrt(error / norm), 1e-12);
   EXPECT_NEAR(result->discarded, std::sqrt(discarded), 1e-12);
+}
+
+TEST(AggregateTest, KernelsFitTheProcessor) {
+  if (!__builtin_cpu_supports("avx2")) GTEST_SKIP() << "a processor without AVX2";
+  EXPECT_THAT(BlasKernels(), ::testing::AllOf(::testing::Ne("Prescott"), ::testing::Ne("Nehalem")));
 }
 
 class AggregateFaults : public ::testing::Test {
