@@ -1,4 +1,5 @@
-// What the client's session needs of a trainer: one assignment in, one update out. Native (LibTorch), command (a site's own program), fake (tests).
+// What the client's session needs of a trainer: one assignment in, one update out. Native (LibTorch), command (a site's
+// own program), fake (tests).
 #ifndef STRATA_CLIENT_TRAIN_LOCAL_TRAINER_H_
 #define STRATA_CLIENT_TRAIN_LOCAL_TRAINER_H_
 
@@ -23,7 +24,7 @@ struct Target {
 };
 
 struct TrainRequest {
-  std::string model_path;   // from this site's config, never from the server
+  std::string model_path;  // from this site's config, never from the server
   std::string data_path;
   config::TrainOptions options;
   std::vector<Target> targets;
@@ -33,8 +34,8 @@ struct TrainRequest {
   std::string site;
   double holdout = 0;
   bool evaluate_before = false, evaluate_after = false;
-  bool train = true;              // false: evaluate only
-  std::string work_directory;     // for a command trainer's files
+  bool train = true;           // false: evaluate only
+  std::string work_directory;  // for a command trainer's files
 };
 
 struct TrainProgress {
@@ -45,18 +46,21 @@ struct TrainProgress {
 };
 
 struct TrainResult {
-  std::unique_ptr<adapter::Adapter> update;  // null for evaluate-only; fp32 factors (for `warm`: the increment as a rank-2r pair)
-  uint64_t num_examples = 0;   // training rows held after filtering and splitting
-  std::vector<adapter::Metric> metrics;  // loss_before, loss_after (held out), heldout_tokens, train_loss_first, train_loss_last, tokens_per_second, tokens, seconds
+  std::unique_ptr<adapter::Adapter>
+      update;                 // null for evaluate-only; fp32 factors (for `warm`: the increment as a rank-2r pair)
+  uint64_t num_examples = 0;  // training rows held after filtering and splitting
+  std::vector<adapter::Metric> metrics;  // loss_before, loss_after (held out), heldout_tokens, train_loss_first,
+                                         // train_loss_last, tokens_per_second, tokens, seconds
 };
 
 // Not thread-safe: one call at a time. Blocks.
 class LocalTrainer {
  public:
   virtual ~LocalTrainer() = default;
-  // `on_progress` is called after each step; false stops the training (CANCELLED). Other errors: NOT_FOUND and INVALID_ARGUMENT for the model, the data
-  // or a target that does not fit; RESOURCE_EXHAUSTED: memory.
-  virtual absl::StatusOr<TrainResult> Run(const TrainRequest& request, const std::function<bool(const TrainProgress&)>& on_progress) = 0;
+  // `on_progress` is called after each step; false stops the training (CANCELLED). Other errors: NOT_FOUND and
+  // INVALID_ARGUMENT for the model, the data or a target that does not fit; RESOURCE_EXHAUSTED: memory.
+  virtual absl::StatusOr<TrainResult> Run(const TrainRequest& request,
+                                          const std::function<bool(const TrainProgress&)>& on_progress) = 0;
 };
 
 }  // namespace strata::train

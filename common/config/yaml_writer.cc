@@ -83,6 +83,7 @@ std::string ListText(const Message& message, const FieldDescriptor& field, int i
     return text;
   }
   std::vector<std::string> items;
+  items.reserve(static_cast<size_t>(size));
   for (int i = 0; i < size; ++i) items.push_back(ScalarText(message, field, i));
   return absl::StrCat(margin, field.name(), ": [", absl::StrJoin(items, ", "), "]\n");
 }

@@ -245,7 +245,7 @@ absl::StatusOr<std::vector<std::string>> PosixFileSystem::List(const std::string
   if (dir == nullptr) return Failure("list", directory, errno);
   std::vector<std::string> names;
   errno = 0;
-  while (const dirent* entry = readdir(dir)) {
+  while (const dirent* entry = readdir(dir)) {  // NOLINT(concurrency-mt-unsafe): each call has its own stream
     const std::string_view name = entry->d_name;
     if (name != "." && name != "..") names.emplace_back(name);
     errno = 0;

@@ -201,7 +201,7 @@ absl::StatusOr<int> RunCommand(const Command& command) {
   if (listener.stopped()) return absl::AbortedError(absl::StrCat(command.argv[0], " was stopped on request"));
   if (WIFSIGNALED(status)) {
     return absl::AbortedError(absl::StrCat(command.argv[0], " was ended by signal ", WTERMSIG(status), " (",
-                                           strsignal(WTERMSIG(status)), ")"));
+                                           sigdescr_np(WTERMSIG(status)), ")"));
   }
   return WEXITSTATUS(status);
 }

@@ -33,8 +33,8 @@ void BlockSignals();
 int WaitForSignal();
 void Interrupt();
 
-// Runs `work` in a forked copy of this process and tells whether it came to its end, rather than being killed by a signal
-// (an instruction that traps, say). Call it while there is but one thread.
+// Runs `work` in a forked copy of this process and tells whether it came to its end, rather than being killed by a
+// signal (an instruction that traps, say). Call it while there is but one thread.
 bool SurvivesInChild(const std::function<void()>& work);
 
 uint64_t PeakResidentBytes();

@@ -19,11 +19,11 @@ absl::Status Annotate(const absl::Status& status, std::string_view context);
 #define STRATA_CONCAT_(a, b) STRATA_CONCAT_INNER_(a, b)
 
 // Returns the status of `expr` from the enclosing function unless it is OK.
-#define STRATA_RETURN_IF_ERROR(expr)                                     \
-  do {                                                                   \
-    if (absl::Status strata_status_ = (expr); !strata_status_.ok()) {    \
-      return strata_status_;                                             \
-    }                                                                    \
+#define STRATA_RETURN_IF_ERROR(expr)                                  \
+  do {                                                                \
+    if (absl::Status strata_status_ = (expr); !strata_status_.ok()) { \
+      return strata_status_;                                          \
+    }                                                                 \
   } while (false)
 
 // STRATA_ASSIGN_OR_RETURN(auto value, Function()): assigns, or returns the error.

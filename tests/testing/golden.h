@@ -8,9 +8,12 @@
 namespace strata::testing {
 
 // The subset in the repository: always there.
-inline std::string GoldenDir(const std::string& path) { return std::string(STRATA_SOURCE_DIR) + "/tests/golden/" + path; }
+inline std::string GoldenDir(const std::string& path) {
+  return std::string(STRATA_SOURCE_DIR) + "/tests/golden/" + path;
+}
 
-// The whole set beside the checkout (../shared/golden), or "" where it is not: a test of the label golden-full then skips visibly.
+// The whole set beside the checkout (../shared/golden), or "" where it is not: a test of the label golden-full then
+// skips visibly.
 inline std::string FullGoldenDir(const std::string& path) {
   const std::string full = std::string(STRATA_SOURCE_DIR) + "/../shared/golden/" + path;
   return std::filesystem::exists(full) ? full : "";
