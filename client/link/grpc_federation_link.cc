@@ -1,5 +1,6 @@
 #include "client/link/grpc_federation_link.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
@@ -26,6 +27,14 @@ constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kFirstReconnectMs = 500;
 constexpr int kMaxReconnectMs = 5'000;  // the session decides how long to wait, not the channel
 
+// gRPC 1.51 can hang while it takes itself down after its last user; so it stays up until the process ends.
+void KeepGrpcUp() {
+  [[maybe_unused]] static const bool kUp = [] {
+    grpc_init();
+    return true;
+  }();
+}
+
 absl::StatusOr<std::string> ReadPem(runtime::FileSystem& files, const std::string& path, const char* key) {
   absl::StatusOr<std::string> text = files.ReadFile(path);
   if (!text.ok()) return Annotate(text.status(), absl::StrCat("tls.", key));
@@ -49,6 +58,7 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const Link
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const LinkOptions& options, runtime::FileSystem& files) {
+  KeepGrpcUp();
   if (options.channel != nullptr) return options.channel;
   STRATA_ASSIGN_OR_RETURN(const wire::HostPort server, wire::ParseHostPort(options.address));
   STRATA_ASSIGN_OR_RETURN(const auto credentials, Credentials(options, files));

@@ -1,5 +1,6 @@
 #include "server/ctl/admin_client.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
@@ -21,6 +22,14 @@ constexpr int kFailed = 1;
 constexpr int kMisuse = 2;
 constexpr uint64_t kMaxBlobBytes = uint64_t{1} << 40;
 
+// gRPC 1.51 can hang while it takes itself down after its last user; so it stays up until the process ends.
+void KeepGrpcUp() {
+  [[maybe_unused]] static const bool kUp = [] {
+    grpc_init();
+    return true;
+  }();
+}
+
 }  // namespace
 
 void Report(const absl::Status& status, CtlContext& context) {
@@ -36,6 +45,7 @@ absl::StatusOr<AdminClient> AdminClient::Connect(const std::string& socket) {
                      "; start strata-server, or name its socket with --socket (or STRATA_ADMIN): STATE_DIR/admin.sock "
                      "unless server.yaml says otherwise"));
   }
+  KeepGrpcUp();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);

@@ -1,5 +1,6 @@
 #include "server/service/listener.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -48,6 +49,14 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const Liste
   ssl.pem_root_certs = std::move(ca);
   ssl.pem_key_cert_pairs.push_back({std::move(key), std::move(cert)});
   return grpc::SslServerCredentials(ssl);
+}
+
+// gRPC 1.51 can hang while it takes itself down after its last user; so it stays up until the process ends.
+void KeepGrpcUp() {
+  [[maybe_unused]] static const bool kUp = [] {
+    grpc_init();
+    return true;
+  }();
 }
 
 void Configure(grpc::ServerBuilder& builder) {
@@ -128,6 +137,7 @@ struct Listener::Parts {
 
 absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(const ListenOptions& options, Backend& backend,
                                                           runtime::Runtime runtime) {
+  KeepGrpcUp();
   std::unique_ptr<Listener> listener(new Listener(std::make_unique<Parts>(backend, runtime.executor)));
   STRATA_RETURN_IF_ERROR(listener->parts_->StartAdmin(options));
   STRATA_RETURN_IF_ERROR(listener->parts_->StartSites(options, runtime.files));
