@@ -1,0 +1,127 @@
+#include "client/peft/adapter_state.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <utility>
+
+#include "client/model/arena.h"
+#include "common/runtime/random.h"
+#include "common/status/cat.h"
+#include "common/status/status_macros.h"
+
+namespace strata::peft {
+namespace {
+
+constexpr int64_t kAlignment = 16;  // elements; a factor starts on a cache line
+
+at::Tensor Zeros(int64_t count, at::Device device) {
+  at::Tensor out = model::AllocateBytes(static_cast<size_t>(count) * sizeof(float), device).view(at::kFloat);
+  out.zero_();
+  return out;
+}
+
+absl::StatusOr<at::Tensor> Widened(const format::TensorView& view, int64_t rows, int64_t cols) {
+  at::Tensor out = at::empty({rows, cols}, at::kFloat);
+  STRATA_RETURN_IF_ERROR(format::ToFloat(view, {out.data_ptr<float>(), static_cast<size_t>(out.numel())}));
+  return out;
+}
+
+}  // namespace
+
+AdapterState::AdapterState(std::vector<train::Target> targets, at::Device device) {
+  int64_t used = 0;
+  const auto take = [&](int64_t count) {
+    const int64_t offset = used;
+    used += (count + kAlignment - 1) / kAlignment * kAlignment;
+    return offset;
+  };
+  for (train::Target& t : targets) {
+    StateEntry entry;
+    entry.offset_a = take(t.rank * t.in);
+    entry.offset_b = take(t.rank * t.out);
+    entry.target = std::move(t);
+    entries_.push_back(std::move(entry));
+  }
+  values_ = Zeros(used, device);
+  gradients_ = Zeros(used, device);
+  first_ = Zeros(used, device);
+  second_ = Zeros(used, device);
+}
+
+void AdapterState::InitFresh(uint64_t seed, uint64_t round, const std::string& site) {
+  for (const StateEntry& entry : entries_) InitFreshRows(entry, 0, seed, round, site);
+}
+
+void AdapterState::InitFreshRows(const StateEntry& entry, int64_t first_rank, uint64_t seed, uint64_t round,
+                                 const std::string& site) {
+  const train::Target& t = entry.target;
+  if (first_rank >= t.rank) return;
+  const runtime::Philox philox({.purpose = "lora_init:" + t.module, .seed = seed, .round = round, .site = site});
+  const auto bound = static_cast<float>(1 / std::sqrt(static_cast<double>(t.in)));
+  at::Tensor drawn = at::empty({t.rank - first_rank, t.in}, at::kFloat);
+  auto* out = drawn.data_ptr<float>();
+  for (int64_t i = 0; i < drawn.numel(); ++i)
+    out[i] = (2 * philox.Uniform(static_cast<uint64_t>(first_rank * t.in + i)) - 1) * bound;
+  A(entry).narrow(0, first_rank, t.rank - first_rank).copy_(drawn);
+  B(entry).narrow(1, first_rank, t.rank - first_rank).zero_();
+}
+
+absl::Status AdapterState::Assign(const adapter::Adapter& adapter) {
+  for (const StateEntry& entry : entries_) {
+    const train::Target& t = entry.target;
+    const adapter::Factors* f = adapter.Find(t.module);
+    if (f == nullptr || f->rank != t.rank || f->in != t.in || f->out != t.out) {
+      return absl::InvalidArgumentError(
+          Cat("the initial adapter has no factors of rank ", t.rank, " for ", t.module, " [", t.out, ", ", t.in, "]"));
+    }
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor a, Widened(f->a, t.rank, t.in));
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor b, Widened(f->b, t.out, t.rank));
+    A(entry).copy_(a);
+    B(entry).copy_(b);
+  }
+  return absl::OkStatus();
+}
+
+std::vector<model::NamedFactors> AdapterState::Factors() const {
+  std::vector<model::NamedFactors> out;
+  for (const StateEntry& e : entries_) {
+    out.push_back(
+        {.module = e.target.module,
+         .factors = {.a = A(e), .b = B(e), .grad_a = GradA(e), .grad_b = GradB(e), .scaling = e.target.scaling}});
+  }
+  return out;
+}
+
+adapter::Adapter AdapterState::ToAdapter() const {
+  adapter::AdapterBuilder builder;
+  for (const StateEntry& e : entries_) {
+    const train::Target& t = e.target;
+    builder.Add(t.module, t.rank, t.out, t.in, t.alpha, t.scaling, ToVector(A(e)), ToVector(B(e)));
+  }
+  return std::move(builder).Build();
+}
+
+absl::StatusOr<std::vector<model::NamedFactors>> FrozenFactors(const adapter::Adapter& adapter, at::Device device) {
+  std::vector<model::NamedFactors> out;
+  for (const adapter::Factors& f : adapter.modules()) {
+    if (f.rank == 0) continue;
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor a, Widened(f.a, f.rank, f.in));
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor b, Widened(f.b, f.out, f.rank));
+    model::NamedFactors named;
+    named.module = f.module;
+    named.factors.a = a.to(device);
+    named.factors.b = b.to(device);
+    named.factors.scaling = f.scaling;
+    out.push_back(std::move(named));
+  }
+  return out;
+}
+
+std::vector<float> ToVector(const at::Tensor& matrix) {
+  const at::Tensor host = matrix.to(at::kFloat).cpu().contiguous();
+  const auto* data = host.const_data_ptr<float>();
+  return {data, data + host.numel()};
+}
+
+}  // namespace strata::peft

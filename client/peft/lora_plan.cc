@@ -1,0 +1,100 @@
+#include "client/peft/lora_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "common/status/cat.h"
+#include "common/status/status_macros.h"
+
+namespace strata::peft {
+namespace {
+
+constexpr std::string_view kHead = "lm_head";
+
+std::string Examples(const std::vector<config::ModuleShape>& modules) {
+  std::string text;
+  for (size_t i = 0; i < std::min<size_t>(modules.size(), 7); ++i) text += (i == 0 ? "" : ", ") + modules[i].name;
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<train::Target>> PlanLora(const config::AdapterOptions& options,
+                                                    const std::vector<config::ModuleShape>& modules) {
+  STRATA_RETURN_IF_ERROR(adapter::CheckExpressions(options));
+  std::vector<train::Target> targets;
+  for (const config::ModuleShape& m : modules) {
+    if (!adapter::IsTarget(options, m.name)) continue;
+    if (m.name == kHead) {
+      if (options.target_modules.all_linear) continue;
+      return absl::InvalidArgumentError("adapter: the output head (lm_head) cannot be adapted; exclude it");
+    }
+    const int64_t rank = adapter::RankOf(options, m.name);
+    if (rank == 0)
+      return absl::InvalidArgumentError(Cat("adapter: ", m.name, " would get rank 0; a rank is at least 1"));
+    const double alpha = adapter::AlphaOf(options, m.name);
+    targets.push_back({.module = m.name,
+                       .out = m.out,
+                       .in = m.in,
+                       .rank = rank,
+                       .alpha = alpha,
+                       .scaling = adapter::ScalingOf(alpha, rank, options.use_rslora)});
+  }
+  if (targets.empty()) {
+    return absl::InvalidArgumentError(
+        Cat("adapter: target_modules names no linear module of the model, which has ", Examples(modules), ", .."));
+  }
+  return targets;
+}
+
+absl::StatusOr<std::vector<train::Target>> PlanFromAdapter(const adapter::Adapter& adapter,
+                                                           const std::vector<config::ModuleShape>& modules) {
+  std::vector<train::Target> targets;
+  size_t found = 0;
+  for (const config::ModuleShape& m : modules) {
+    const adapter::Factors* f = adapter.Find(m.name);
+    if (f == nullptr) continue;
+    if (f->out != m.out || f->in != m.in) {
+      return absl::InvalidArgumentError(Cat("adapter: ", m.name, " is [", m.out, ", ", m.in,
+                                            "] in the model, its factors are made for [", f->out, ", ", f->in, "]"));
+    }
+    ++found;
+    if (f->rank > 0)
+      targets.push_back(
+          {.module = m.name, .out = m.out, .in = m.in, .rank = f->rank, .alpha = f->alpha, .scaling = f->scaling});
+  }
+  if (found == adapter.modules().size()) return targets;
+  for (const adapter::Factors& f : adapter.modules()) {
+    const bool known =
+        std::any_of(modules.begin(), modules.end(), [&](const config::ModuleShape& m) { return m.name == f.module; });
+    if (!known)
+      return absl::InvalidArgumentError(
+          Cat("adapter: the model has no linear module ", f.module, "; it has ", Examples(modules), ", .."));
+  }
+  return absl::InvalidArgumentError("adapter: a module occurs twice");
+}
+
+absl::Status CheckSamePlan(const std::vector<train::Target>& configured, const std::vector<train::Target>& initial) {
+  std::map<std::string, const train::Target*> by_name;
+  for (const train::Target& t : initial) by_name[t.module] = &t;
+  for (const train::Target& t : configured) {
+    const auto it = by_name.find(t.module);
+    if (it == by_name.end()) {
+      return absl::InvalidArgumentError(Cat("adapter: contradicts --init-adapter: `adapter:` adapts ", t.module,
+                                            ", the initial adapter does not; leave `adapter:` out"));
+    }
+    const train::Target& other = *it->second;
+    if (other.rank != t.rank || std::abs(other.scaling - t.scaling) > 1e-9 * std::abs(t.scaling)) {
+      return absl::InvalidArgumentError(
+          Cat("adapter: contradicts --init-adapter at ", t.module, ": `adapter:` says rank ", t.rank, " and scaling ",
+              t.scaling, ", the initial adapter has ", other.rank, " and ", other.scaling, "; leave `adapter:` out"));
+    }
+    by_name.erase(it);
+  }
+  if (by_name.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(Cat("adapter: contradicts --init-adapter: the initial adapter adapts ",
+                                        by_name.begin()->first, ", `adapter:` does not; leave `adapter:` out"));
+}
+
+}  // namespace strata::peft

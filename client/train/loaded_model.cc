@@ -1,0 +1,40 @@
+#include "client/train/loaded_model.h"
+
+#include <utility>
+
+#include "client/model/model_files.h"
+#include "common/status/status_macros.h"
+
+namespace strata::train {
+
+absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, config::ComputeDType dtype,
+                                             const std::string& device) {
+  if (loaded_ != nullptr && loaded_->path == path && loaded_->dtype == dtype && loaded_->device_word == device)
+    return loaded_.get();
+  loaded_.reset();  // two models need not fit
+  STRATA_ASSIGN_OR_RETURN(std::unique_ptr<model::ModelFiles> files, model::ModelFiles::Open(files_, path));
+  STRATA_ASSIGN_OR_RETURN(const at::Device where, model::ResolveDevice(device));
+  auto loaded = std::make_unique<LoadedModel>();
+  loaded->path = path;
+  loaded->device_word = device;
+  loaded->dtype = dtype;
+  absl::StatusOr<std::unique_ptr<data::Tokenizer>> tokenizer = data::OpenTokenizer(files_, files->path());
+  loaded->tokenizer_status = tokenizer.status();
+  if (tokenizer.ok()) loaded->tokenizer = *std::move(tokenizer);
+  STRATA_ASSIGN_OR_RETURN(loaded->transformer, model::Transformer::Load(std::move(files), dtype, where, threads_));
+  loaded_ = std::move(loaded);
+  return loaded_.get();
+}
+
+absl::StatusOr<data::Dataset> ModelCache::ReadRows(const LoadedModel& model, const std::string& path,
+                                                   uint32_t max_length) {
+  const int64_t vocabulary = model.transformer->config().vocab_size;
+  auto rows = data::ReadJsonl(files_, path, model.tokenizer.get(), vocabulary, {.max_length = max_length});
+  if (!rows.ok() && model.tokenizer == nullptr && model.tokenizer_status.code() != absl::StatusCode::kNotFound) {
+    return Annotate(rows.status(),
+                    "the model's tokenizer cannot be used (" + std::string(model.tokenizer_status.message()) + ")");
+  }
+  return rows;
+}
+
+}  // namespace strata::train

@@ -1,0 +1,134 @@
+#include "client/train/native_trainer.h"
+
+#include <utility>
+
+#include "client/model/torch_guard.h"
+#include "client/peft/adapter_state.h"
+#include "client/peft/warm_start.h"
+#include "client/train/evaluation.h"
+#include "client/train/training_loop.h"
+#include "common/runtime/system_clock.h"
+#include "common/status/status_macros.h"
+
+namespace strata::train {
+namespace {
+
+void Put(TrainResult& result, const char* name, double value) {
+  result.metrics.push_back({.name = name, .value = value});
+}
+
+// C_t as the model applies it, and the factors that are trained on top.
+struct Prepared {
+  std::unique_ptr<peft::AdapterState> state;
+  std::vector<model::NamedFactors> frozen;
+  peft::WarmOrigin origin;
+};
+
+absl::StatusOr<std::vector<model::NamedFactors>> WholeBase(const TrainRequest& request, at::Device device) {
+  std::vector<model::NamedFactors> all;
+  for (const auto& blob : request.base) {
+    STRATA_ASSIGN_OR_RETURN(std::vector<model::NamedFactors> part, peft::FrozenFactors(*blob, device));
+    for (model::NamedFactors& f : part) all.push_back(std::move(f));
+  }
+  return all;
+}
+
+absl::StatusOr<Prepared> Prepare(const TrainRequest& request, at::Device device) {
+  return model::TorchGuard("setting up the adapter", [&]() -> absl::StatusOr<Prepared> {
+    Prepared out;
+    out.state = std::make_unique<peft::AdapterState>(request.targets, device);
+    if (request.start == config::Start::kWarm) {
+      STRATA_ASSIGN_OR_RETURN(out.frozen,
+                              peft::SplitWarm(request.base, *out.state, request.seed, request.round, request.site));
+    } else {
+      out.state->InitFresh(request.seed, request.round, request.site);
+      STRATA_ASSIGN_OR_RETURN(out.frozen, WholeBase(request, device));
+    }
+    out.origin = peft::RememberOrigin(*out.state);
+    return out;
+  });
+}
+
+absl::Status PutEvaluation(model::Transformer& model, const std::vector<data::Example>& rows, const char* name,
+                           TrainResult& result) {
+  STRATA_ASSIGN_OR_RETURN(const EvaluationResult evaluation, EvaluateRows(model, rows, nullptr));
+  Put(result, name, evaluation.loss);
+  return absl::OkStatus();
+}
+
+void PutSummary(const LoopSummary& summary, TrainResult& result) {
+  Put(result, "train_loss_first", summary.first_loss);
+  Put(result, "train_loss_last", summary.last_loss);
+  Put(result, "tokens_per_second", summary.tokens_per_second);
+  Put(result, "tokens", static_cast<double>(summary.tokens));
+  Put(result, "seconds", summary.seconds);
+}
+
+}  // namespace
+
+absl::StatusOr<TrainResult> NativeTrainer::Run(const TrainRequest& request,
+                                               const std::function<bool(const TrainProgress&)>& on_progress) {
+  absl::StatusOr<TrainResult> result = RunOnModel(request, on_progress);
+  if (!result.ok() && !request.site.empty()) return Annotate(result.status(), "site " + request.site);
+  return result;
+}
+
+absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& request,
+                                                      const std::function<bool(const TrainProgress&)>& on_progress) {
+  const std::string& device =
+      options_.device.empty() || options_.device == "auto" ? request.options.device : options_.device;
+  STRATA_ASSIGN_OR_RETURN(LoadedModel* const loaded, models_.Get(request.model_path, request.options.dtype, device));
+  model::Transformer& model = *loaded->transformer;
+  STRATA_ASSIGN_OR_RETURN(data::Dataset dataset,
+                          models_.ReadRows(*loaded, request.data_path, request.options.max_length));
+  const auto [train_rows, held_out] = data::SplitHoldout(std::move(dataset.rows), request.holdout, request.seed);
+
+  TrainResult result;
+  result.num_examples = train_rows.size();
+  int64_t held_out_tokens = 0;
+  for (const data::Example& row : held_out) held_out_tokens += row.num_targets();
+  Put(result, "heldout_tokens", static_cast<double>(held_out_tokens));
+  const bool evaluate = held_out_tokens > 0;
+
+  STRATA_RETURN_IF_ERROR(model.SetTrained({}));
+  if (!request.train) {
+    STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> base, WholeBase(request, model.device()));
+    STRATA_RETURN_IF_ERROR(model.SetBase(base, model::BaseRoute::kByDtype));
+    if (evaluate) STRATA_RETURN_IF_ERROR(PutEvaluation(model, held_out, "loss_before", result));
+    return result;
+  }
+  STRATA_ASSIGN_OR_RETURN(const Prepared prepared, Prepare(request, model.device()));
+  STRATA_RETURN_IF_ERROR(model.SetBase(prepared.frozen, model::BaseRoute::kByDtype));
+  // With the trained factors attached the model computes W0 + C_t from the start: fresh ones add nothing, warm ones are
+  // C_t's own part.
+  STRATA_RETURN_IF_ERROR(model.SetTrained(prepared.state->Factors()));
+  if (evaluate && request.evaluate_before)
+    STRATA_RETURN_IF_ERROR(PutEvaluation(model, held_out, "loss_before", result));
+  const LoopContext context{.model = model,
+                            .state = *prepared.state,
+                            .clock = clock_,
+                            .seed = request.seed,
+                            .round = request.round,
+                            .site = request.site};
+  const absl::StatusOr<LoopSummary> summary = RunTraining(context, request.options, train_rows, on_progress);
+  if (summary.ok() && evaluate && request.evaluate_after)
+    STRATA_RETURN_IF_ERROR(PutEvaluation(model, held_out, "loss_after", result));
+  // The state ends with this call; the model must not look into it any more.
+  STRATA_RETURN_IF_ERROR(model.SetTrained({}));
+  STRATA_RETURN_IF_ERROR(summary.status());
+  PutSummary(*summary, result);
+  return model::TorchGuard("collecting the update", [&]() -> absl::StatusOr<TrainResult> {
+    const bool warm = request.start == config::Start::kWarm;
+    result.update = std::make_unique<adapter::Adapter>(warm ? peft::Increment(*prepared.state, prepared.origin)
+                                                            : prepared.state->ToAdapter());
+    return std::move(result);
+  });
+}
+
+std::unique_ptr<LocalTrainer> MakeNativeTrainer(runtime::FileSystem& files, const config::ClientOptions& options) {
+  static const runtime::SystemClock clock;
+  return std::make_unique<NativeTrainer>(
+      files, clock, NativeTrainer::Options{.device = options.device, .threads = static_cast<int>(options.threads)});
+}
+
+}  // namespace strata::train

@@ -1,0 +1,53 @@
+#include "client/train/optimizer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/ops.h"
+
+namespace strata::train {
+namespace {
+
+void ComposedStep(const peft::AdapterState& state, const kernels::AdamWStep& s) {
+  at::Tensor p = state.values();
+  at::Tensor m = state.first_moments();
+  at::Tensor v = state.second_moments();
+  at::Tensor gradient = state.gradients();
+  const at::Tensor g = gradient * s.gradient_scale;
+  m.lerp_(g, 1 - s.beta1);
+  v.mul_(s.beta2).addcmul_(g, g, 1 - s.beta2);
+  p.mul_(s.decay).addcdiv_(m, v.sqrt().div_(s.root_correction2).add_(s.epsilon), -s.learning_rate / s.correction1);
+  gradient.zero_();
+}
+
+}  // namespace
+
+double Optimizer::GradientNorm(const peft::AdapterState& state) const {
+  const at::Tensor& g = state.gradients();
+  if (!g.is_cpu()) return g.to(at::kDouble).norm().item<double>();
+  return std::sqrt(kernels::SumSquares(g.const_data_ptr<float>(), g.numel(), at::get_num_threads()));
+}
+
+void Optimizer::Step(peft::AdapterState& state, double learning_rate, double norm) {
+  ++steps_;
+  const auto t = static_cast<double>(steps_);
+  kernels::AdamWStep s;
+  s.learning_rate = static_cast<float>(learning_rate);
+  s.beta1 = static_cast<float>(options_.beta1);
+  s.beta2 = static_cast<float>(options_.beta2);
+  s.epsilon = static_cast<float>(options_.epsilon);
+  s.decay = static_cast<float>(1 - learning_rate * options_.weight_decay);
+  s.correction1 = static_cast<float>(1 - std::pow(options_.beta1, t));
+  s.root_correction2 = static_cast<float>(std::sqrt(1 - std::pow(options_.beta2, t)));
+  if (options_.max_grad_norm > 0)
+    s.gradient_scale = static_cast<float>(std::min(1.0, options_.max_grad_norm / (norm + 1e-6)));
+  if (!state.values().is_cpu()) return ComposedStep(state, s);
+  kernels::AdamW(state.values().data_ptr<float>(), state.gradients().data_ptr<float>(),
+                 state.first_moments().data_ptr<float>(), state.second_moments().data_ptr<float>(),
+                 state.values().numel(), s, at::get_num_threads());
+}
+
+}  // namespace strata::train

@@ -1,0 +1,28 @@
+// AdamW over an adapter's flat buffers, with clipping by the joint norm.
+#ifndef STRATA_CLIENT_TRAIN_OPTIMIZER_H_
+#define STRATA_CLIENT_TRAIN_OPTIMIZER_H_
+
+#include <cstdint>
+
+#include "client/peft/adapter_state.h"
+#include "common/config/options.h"
+
+namespace strata::train {
+
+// Decoupled weight decay on every factor, bias correction as in torch.optim.AdamW.
+class Optimizer {
+ public:
+  explicit Optimizer(const config::OptimizerOptions& options) : options_(options) {}
+  // Joint norm of the gradients before clipping.
+  double GradientNorm(const peft::AdapterState& state) const;
+  // One update with the gradients scaled by min(1, max_grad_norm / (norm + 1e-6)); they are zero afterwards.
+  void Step(peft::AdapterState& state, double learning_rate, double norm);
+
+ private:
+  config::OptimizerOptions options_;
+  uint64_t steps_ = 0;
+};
+
+}  // namespace strata::train
+
+#endif  // STRATA_CLIENT_TRAIN_OPTIMIZER_H_
