@@ -95,7 +95,8 @@ absl::Status AddedTokens::Add(AddedToken token) {
 
 void AddedTokens::Finish(const Normalizer* normalizer) {
   for (auto& [id, token] : by_id_) {
-    token.shown = token.normalized && normalizer != nullptr ? normalizer->Apply(token.content) : token.content;
+    token.shown = token.normalized && normalizer != nullptr ? normalizer->Apply(token.content, MaxRewrittenBytes(0))
+                                                            : token.content;
   }
   // Where two normalise to the same, a special one goes first.
   for (const bool special : {true, false}) {

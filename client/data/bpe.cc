@@ -77,7 +77,7 @@ void Bpe::AddScoredMerges(const std::vector<double>& scores, const std::vector<b
   descending.erase(std::unique(descending.begin(), descending.end()), descending.end());
   for (int32_t id = 0; id <= max_id(); ++id) {
     const std::string* token = Token(id);
-    if (token == nullptr || !mergeable[id] || Id(*token) != id) continue;
+    if (token == nullptr || !mergeable[id] || token->size() > kMaxMergedBytes) continue;
     const auto rank = std::lower_bound(descending.begin(), descending.end(), scores[id], std::greater<>());
     for (size_t cut = 0; cut < token->size();) {
       NextCodePoint(*token, cut);

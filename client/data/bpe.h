@@ -79,6 +79,7 @@ class Bpe {
   void MergeAll(std::vector<Symbol>& symbols) const;
   std::vector<int32_t> EncodeUncached(std::string_view word) const;
 
+  static constexpr size_t kMaxMergedBytes = 1024;
   static constexpr size_t kNumShards = 16, kMaxCachedWords = 4096, kMaxCachedBytes = 96;
   BpeOptions options_;
   TextMap<int32_t> ids_;

@@ -45,7 +45,9 @@ class BpeTokenizer : public Tokenizer {
       if (token != nullptr && !(skip_special && parts_.added.IsSpecial(*token))) tokens.push_back(*token);
     }
     if (parts_.decoder == nullptr) return absl::StrJoin(tokens, " ");
-    return absl::StrJoin(parts_.decoder->Apply(std::move(tokens)), "");
+    size_t num_bytes = 0;
+    for (const std::string& token : tokens) num_bytes += token.size();
+    return absl::StrJoin(parts_.decoder->Apply(std::move(tokens), MaxRewrittenBytes(num_bytes)), "");
   }
 
   int32_t vocab_size() const override { return std::max(parts_.bpe->max_id(), parts_.added.max_id()) + 1; }
@@ -59,7 +61,8 @@ class BpeTokenizer : public Tokenizer {
   // A text without tokens that are looked for before normalisation.
   void EncodePlain(std::string_view text, bool at_start, std::vector<int32_t>& ids) const {
     std::string normal(text);
-    if (parts_.normalizer != nullptr) normal = parts_.normalizer->Apply(std::move(normal));
+    if (parts_.normalizer != nullptr)
+      normal = parts_.normalizer->Apply(std::move(normal), MaxRewrittenBytes(text.size()));
     for (const Segment& segment : parts_.added.Split(normal, true)) {
       if (segment.id >= 0) {
         ids.push_back(segment.id);

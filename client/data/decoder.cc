@@ -32,7 +32,7 @@ std::string BytesOf(const std::string& token) {
 
 class ByteLevel : public Decoder {
  public:
-  Tokens Apply(Tokens tokens) const override {
+  Tokens Apply(Tokens tokens, size_t /*max_bytes*/) const override {
     std::string bytes;
     for (const std::string& token : tokens) bytes += BytesOf(token);
     return {ToValidUtf8(bytes)};
@@ -54,7 +54,7 @@ std::optional<char> FallbackByte(const std::string& token) {
 
 class ByteFallback : public Decoder {
  public:
-  Tokens Apply(Tokens tokens) const override {
+  Tokens Apply(Tokens tokens, size_t /*max_bytes*/) const override {
     Tokens out;
     std::string bytes;
     const auto flush = [&] {
@@ -81,22 +81,16 @@ class ByteFallback : public Decoder {
 
 class Fuse : public Decoder {
  public:
-  Tokens Apply(Tokens tokens) const override { return {absl::StrJoin(tokens, "")}; }
+  Tokens Apply(Tokens tokens, size_t /*max_bytes*/) const override { return {absl::StrJoin(tokens, "")}; }
 };
 
 class Replace : public Decoder {
  public:
   Replace(Regex pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  Tokens Apply(Tokens tokens) const override {
+  Tokens Apply(Tokens tokens, size_t max_bytes) const override {
     for (std::string& token : tokens) {
-      std::string out;
-      size_t copied = 0;
-      for (const Span& span : pattern_.FindAll(token)) {
-        out += Cat(std::string_view(token).substr(copied, span.begin - copied), content_);
-        copied = span.end;
-      }
-      out += Cat(std::string_view(token).substr(copied));
-      token = std::move(out);
+      std::optional<std::string> out = ReplaceAll(pattern_, content_, token, max_bytes);
+      if (out.has_value()) token = *std::move(out);
     }
     return tokens;
   }
@@ -109,7 +103,7 @@ class Replace : public Decoder {
 class Strip : public Decoder {
  public:
   Strip(char32_t content, int64_t start, int64_t stop) : start_(start), stop_(stop) { AppendUtf8(content, text_); }
-  Tokens Apply(Tokens tokens) const override {
+  Tokens Apply(Tokens tokens, size_t /*max_bytes*/) const override {
     for (std::string& token : tokens) {
       std::string_view rest = token;
       for (int64_t i = 0; i < start_ && rest.starts_with(text_); ++i) rest.remove_prefix(text_.size());
@@ -127,7 +121,7 @@ class Strip : public Decoder {
 class Metaspace : public Decoder {
  public:
   Metaspace(char32_t replacement, PrependScheme scheme) : scheme_(scheme) { AppendUtf8(replacement, text_); }
-  Tokens Apply(Tokens tokens) const override {
+  Tokens Apply(Tokens tokens, size_t /*max_bytes*/) const override {
     for (size_t i = 0; i < tokens.size(); ++i) {
       const bool drop = i == 0 && scheme_ != PrependScheme::kNever;
       tokens[i] = absl::StrReplaceAll(tokens[i], {{text_, drop ? "" : " "}});
@@ -143,7 +137,7 @@ class Metaspace : public Decoder {
 class BpeSuffix : public Decoder {
  public:
   explicit BpeSuffix(std::string suffix) : suffix_(std::move(suffix)) {}
-  Tokens Apply(Tokens tokens) const override {
+  Tokens Apply(Tokens tokens, size_t /*max_bytes*/) const override {
     for (size_t i = 0; i < tokens.size() && !suffix_.empty(); ++i) {
       tokens[i] = absl::StrReplaceAll(tokens[i], {{suffix_, i + 1 == tokens.size() ? "" : " "}});
     }
@@ -157,8 +151,8 @@ class BpeSuffix : public Decoder {
 class Sequence : public Decoder {
  public:
   explicit Sequence(std::vector<std::unique_ptr<Decoder>> steps) : steps_(std::move(steps)) {}
-  Tokens Apply(Tokens tokens) const override {
-    for (const auto& step : steps_) tokens = step->Apply(std::move(tokens));
+  Tokens Apply(Tokens tokens, size_t max_bytes) const override {
+    for (const auto& step : steps_) tokens = step->Apply(std::move(tokens), max_bytes);
     return tokens;
   }
 

@@ -2,6 +2,7 @@
 #ifndef STRATA_CLIENT_DATA_DECODER_H_
 #define STRATA_CLIENT_DATA_DECODER_H_
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,8 +16,8 @@ namespace strata::data {
 class Decoder {
  public:
   virtual ~Decoder() = default;
-  // The text is what is left, joined.
-  virtual std::vector<std::string> Apply(std::vector<std::string> tokens) const = 0;
+  // The text is what is left, joined. A replacement that would make a token longer than `max_bytes` is not made.
+  virtual std::vector<std::string> Apply(std::vector<std::string> tokens, size_t max_bytes) const = 0;
 };
 
 // ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, BPEDecoder, Sequence.

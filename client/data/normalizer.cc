@@ -12,18 +12,30 @@ namespace {
 
 constexpr int kMaxDepth = 32;
 
-class UnicodeForm : public Normalizer {
+// A step of bounded growth.
+class Step : public Normalizer {
+ public:
+  std::string Apply(std::string text, size_t max_bytes) const final {
+    std::string out = Rewrite(text);
+    return out.size() <= max_bytes ? out : text;
+  }
+
+ protected:
+  virtual std::string Rewrite(const std::string& text) const = 0;
+};
+
+class UnicodeForm : public Step {
  public:
   explicit UnicodeForm(NormalForm form) : form_(form) {}
-  std::string Apply(std::string text) const override { return Normalize(form_, text); }
+  std::string Rewrite(const std::string& text) const override { return Normalize(form_, text); }
 
  private:
   NormalForm form_;
 };
 
-class Lowercase : public Normalizer {
+class Lowercase : public Step {
  public:
-  std::string Apply(std::string text) const override { return ToLower(text); }
+  std::string Rewrite(const std::string& text) const override { return ToLower(text); }
 };
 
 std::string Without(bool (*dropped)(char32_t), std::string_view text) {
@@ -35,15 +47,15 @@ std::string Without(bool (*dropped)(char32_t), std::string_view text) {
   return out;
 }
 
-class StripAccents : public Normalizer {
+class StripAccents : public Step {
  public:
-  std::string Apply(std::string text) const override { return Without(IsMark, text); }
+  std::string Rewrite(const std::string& text) const override { return Without(IsMark, text); }
 };
 
-class StripSpaces : public Normalizer {
+class StripSpaces : public Step {
  public:
   StripSpaces(bool left, bool right) : left_(left), right_(right) {}
-  std::string Apply(std::string text) const override {
+  std::string Rewrite(const std::string& text) const override {
     size_t begin = 0, end = text.size();
     while (left_ && begin < end) {
       size_t next = begin;
@@ -62,10 +74,10 @@ class StripSpaces : public Normalizer {
   bool left_, right_;
 };
 
-class Prepend : public Normalizer {
+class Prepend : public Step {
  public:
   explicit Prepend(std::string prefix) : prefix_(std::move(prefix)) {}
-  std::string Apply(std::string text) const override { return text.empty() ? text : Cat(prefix_, text); }
+  std::string Rewrite(const std::string& text) const override { return text.empty() ? text : Cat(prefix_, text); }
 
  private:
   std::string prefix_;
@@ -74,15 +86,9 @@ class Prepend : public Normalizer {
 class Replace : public Normalizer {
  public:
   Replace(Regex pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  std::string Apply(std::string text) const override {
-    std::string out;
-    size_t copied = 0;
-    for (const Span& span : pattern_.FindAll(text)) {
-      out += Cat(std::string_view(text).substr(copied, span.begin - copied), content_);
-      copied = span.end;
-    }
-    out += Cat(std::string_view(text).substr(copied));
-    return out;
+  std::string Apply(std::string text, size_t max_bytes) const override {
+    std::optional<std::string> out = ReplaceAll(pattern_, content_, text, max_bytes);
+    return out.has_value() ? *std::move(out) : text;
   }
 
  private:
@@ -90,9 +96,9 @@ class Replace : public Normalizer {
   std::string content_;
 };
 
-class ByteLevel : public Normalizer {
+class ByteLevel : public Step {
  public:
-  std::string Apply(std::string text) const override {
+  std::string Rewrite(const std::string& text) const override {
     std::string out;
     for (const char c : text) AppendUtf8(ByteToCharacter(static_cast<unsigned char>(c)), out);
     return out;
@@ -109,10 +115,10 @@ struct BertRules {
   bool clean = true, chinese = true, strip_accents = false, lowercase = true;
 };
 
-class Bert : public Normalizer {
+class Bert : public Step {
  public:
   explicit Bert(const BertRules& rules) : rules_(rules) {}
-  std::string Apply(std::string text) const override {
+  std::string Rewrite(const std::string& text) const override {
     std::string out;
     for (size_t pos = 0; pos < text.size();) {
       char32_t c = NextCodePoint(text, pos);
@@ -137,8 +143,8 @@ class Bert : public Normalizer {
 class Sequence : public Normalizer {
  public:
   explicit Sequence(std::vector<std::unique_ptr<Normalizer>> steps) : steps_(std::move(steps)) {}
-  std::string Apply(std::string text) const override {
-    for (const auto& step : steps_) text = step->Apply(std::move(text));
+  std::string Apply(std::string text, size_t max_bytes) const override {
+    for (const auto& step : steps_) text = step->Apply(std::move(text), max_bytes);
     return text;
   }
 
@@ -197,6 +203,21 @@ absl::StatusOr<std::unique_ptr<Normalizer>> Parse(const Fields& fields, int dept
 }
 
 }  // namespace
+
+std::optional<std::string> ReplaceAll(const Regex& pattern, std::string_view content, std::string_view text,
+                                      size_t max_bytes) {
+  std::string out;
+  size_t copied = 0;
+  for (const Span& span : pattern.FindAll(text)) {
+    out += text.substr(copied, span.begin - copied);
+    out += content;
+    copied = span.end;
+    if (out.size() > max_bytes) return std::nullopt;
+  }
+  out += text.substr(copied);
+  if (out.size() > max_bytes) return std::nullopt;
+  return out;
+}
 
 absl::StatusOr<Regex> ParsePattern(const Fields& fields, std::string_view key) {
   STRATA_ASSIGN_OR_RETURN(const Fields pattern, fields.Object(key));

@@ -16,6 +16,7 @@ namespace strata::data {
 namespace {
 
 constexpr int kMaxDepth = 32;
+constexpr int kMaxByteLevels = 4;
 constexpr char kGpt2[] = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 // A stretch of a text: between delimiters or a delimiter itself.
@@ -287,8 +288,10 @@ absl::StatusOr<std::unique_ptr<PreTokenizer>> ParseSingle(const Fields& fields, 
   return fields.Fault(Cat("pre-tokenizer '", type, "' is not supported"));
 }
 
-absl::StatusOr<std::unique_ptr<PreTokenizer>> Parse(const Fields& fields, int depth) {
+// `num_byte_levels`: each of these steps doubles what is not ASCII.
+absl::StatusOr<std::unique_ptr<PreTokenizer>> Parse(const Fields& fields, int depth, int& num_byte_levels) {
   STRATA_ASSIGN_OR_RETURN(const std::string type, fields.String("type"));
+  if (type == "ByteLevel" && ++num_byte_levels > kMaxByteLevels) return fields.Fault("too many ByteLevel steps");
   std::vector<std::unique_ptr<PreTokenizer>> steps;
   if (type == "BertPreTokenizer") {
     steps.push_back(std::make_unique<SplitAt>(IsWhitespace, Behavior::kRemoved));
@@ -299,7 +302,7 @@ absl::StatusOr<std::unique_ptr<PreTokenizer>> Parse(const Fields& fields, int de
   if (depth >= kMaxDepth) return fields.Fault("sequences nested too deeply");
   STRATA_ASSIGN_OR_RETURN(const std::vector<Fields> parts, fields.Objects("pretokenizers"));
   for (const Fields& part : parts) {
-    STRATA_ASSIGN_OR_RETURN(steps.emplace_back(), Parse(part, depth + 1));
+    STRATA_ASSIGN_OR_RETURN(steps.emplace_back(), Parse(part, depth + 1, num_byte_levels));
   }
   return std::make_unique<Sequence>(std::move(steps));
 }
@@ -318,6 +321,9 @@ absl::StatusOr<PrependScheme> ParsePrependScheme(const Fields& fields) {
   return fields.Fault(Cat("prepend_scheme '", name, "' is none of first, never, always"));
 }
 
-absl::StatusOr<std::unique_ptr<PreTokenizer>> ParsePreTokenizer(const Fields& fields) { return Parse(fields, 0); }
+absl::StatusOr<std::unique_ptr<PreTokenizer>> ParsePreTokenizer(const Fields& fields) {
+  int num_byte_levels = 0;
+  return Parse(fields, 0, num_byte_levels);
+}
 
 }  // namespace strata::data

@@ -13,7 +13,7 @@ namespace strata::data {
 namespace {
 
 constexpr size_t kMaxPatternBytes = 1 << 16;
-constexpr uint32_t kMatchLimit = 10'000'000;
+constexpr uint32_t kMatchLimit = 2'000'000;
 constexpr uint32_t kHeapLimitKib = 64 * 1024;
 
 std::vector<Span> FindLiteral(std::string_view text, std::string_view literal) {

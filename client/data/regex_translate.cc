@@ -1,110 +1,18 @@
-#include <array>
-#include <cctype>
 #include <cstdint>
 #include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/str_join.h"
+#include "client/data/character_sets.h"
 #include "client/data/regex.h"
 #include "client/data/unicode.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 namespace strata::data {
 namespace {
 
-// Members of a class, as they stand between brackets.
-constexpr char kSpace[] =
-    R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
-constexpr char kWord[] = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
-constexpr char kHex[] = "0-9A-Fa-f";
 constexpr int kMaxDepth = 100;
-
-// A set of characters: plain members between brackets, and expressions that each match one character.
-struct CharacterSet {
-  std::string members;
-  std::vector<std::string> others;
-
-  void Add(const CharacterSet& other) {
-    members += other.members;
-    others.insert(others.end(), other.others.begin(), other.others.end());
-  }
-};
-
-CharacterSet Members(std::string_view members, bool negated) {
-  if (!negated) return {std::string(members), {}};
-  return {"", {Cat("[^", members, "]")}};
-}
-
-// An expression that matches one character of the set.
-std::string Emit(const CharacterSet& set, bool negated) {
-  if (set.others.empty() && set.members.empty()) return negated ? R"([\x{0}-\x{10ffff}])" : "(?!)";
-  if (set.others.empty()) return Cat(negated ? "[^" : "[", set.members, "]");
-  if (set.members.empty() && set.others.size() == 1 && !negated) return set.others[0];
-  std::vector<std::string> parts = set.others;
-  if (!set.members.empty()) parts.insert(parts.begin(), Cat("[", set.members, "]"));
-  const std::string any = absl::StrJoin(parts, "|");
-  return negated ? Cat("(?:(?!", any, R"()[\x{0}-\x{10ffff}]))") : Cat("(?:", any, ")");
-}
-
-bool Compiles(const std::string& pattern) {
-  int error = 0;
-  PCRE2_SIZE offset = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
-                                   &error, &offset, nullptr);
-  pcre2_code_free(code);
-  return code != nullptr;
-}
-
-const absl::flat_hash_map<std::string, std::string>& NamedSets() {
-  static const auto* sets = new absl::flat_hash_map<std::string, std::string>{
-      {"any", R"(\p{Any})"},
-      {"assigned", R"(\P{Cn})"},
-      {"letter", R"(\p{L})"},
-      {"uppercaseletter", R"(\p{Lu})"},
-      {"lowercaseletter", R"(\p{Ll})"},
-      {"titlecaseletter", R"(\p{Lt})"},
-      {"modifierletter", R"(\p{Lm})"},
-      {"otherletter", R"(\p{Lo})"},
-      {"mark", R"(\p{M})"},
-      {"nonspacingmark", R"(\p{Mn})"},
-      {"spacingmark", R"(\p{Mc})"},
-      {"enclosingmark", R"(\p{Me})"},
-      {"number", R"(\p{N})"},
-      {"decimalnumber", R"(\p{Nd})"},
-      {"letternumber", R"(\p{Nl})"},
-      {"othernumber", R"(\p{No})"},
-      {"punctuation", R"(\p{P})"},
-      {"symbol", R"(\p{S})"},
-      {"mathsymbol", R"(\p{Sm})"},
-      {"currencysymbol", R"(\p{Sc})"},
-      {"modifiersymbol", R"(\p{Sk})"},
-      {"othersymbol", R"(\p{So})"},
-      {"separator", R"(\p{Z})"},
-      {"spaceseparator", R"(\p{Zs})"},
-      {"control", R"(\p{Cc})"},
-      {"other", R"(\p{C})"},
-      {"alpha", R"(\p{Alphabetic})"},
-      {"alnum", R"(\p{Alphabetic}\p{Nd})"},
-      {"digit", R"(\p{Nd})"},
-      {"upper", R"(\p{Uppercase})"},
-      {"lower", R"(\p{Lowercase})"},
-      {"punct", R"(\p{P}$+<=>\^`|~)"},
-      {"cntrl", R"(\p{Cc})"},
-      {"blank", R"(\p{Zs}\x{9})"},
-      {"xdigit", kHex},
-      {"ascii", R"(\x{0}-\x{7f})"},
-      {"space", kSpace},
-      {"whitespace", kSpace},
-      {"word", kWord},
-  };
-  return *sets;
-}
 
 class Translator {
  public:
@@ -135,7 +43,7 @@ class Translator {
         return Escape();
       case '[': {
         STRATA_ASSIGN_OR_RETURN(const CharacterSet set, Class(0));
-        Atom(Emit(set, false));
+        Atom(SetExpression(set, false));
         return absl::OkStatus();
       }
       case '(':
@@ -251,11 +159,11 @@ class Translator {
   absl::Status Escape() {
     STRATA_ASSIGN_OR_RETURN(const std::optional<CharacterSet> set, SetEscape());
     if (set.has_value()) {
-      Atom(Emit(*set, false));
+      Atom(SetExpression(*set, false));
       return absl::OkStatus();
     }
     const char c = Peek(1);
-    const std::string inside = Cat("[", kWord, "]");
+    const std::string inside = Cat("[", kWordMembers, "]");
     switch (c) {
       case 'b':
         Atom(Cat("(?:(?<=", inside, ")(?!", inside, ")|(?<!", inside, ")(?=", inside, "))"));
@@ -264,7 +172,7 @@ class Translator {
         Atom(Cat("(?:(?<=", inside, ")(?=", inside, ")|(?<!", inside, ")(?!", inside, "))"));
         break;
       case 'O':
-        Atom(R"([\x{0}-\x{10ffff}])");
+        Atom(kAnyCharacter);
         break;
       case 'A':
       case 'z':
@@ -302,16 +210,16 @@ class Translator {
     std::string_view members;
     switch (absl::ascii_tolower(c)) {
       case 's':
-        members = kSpace;
+        members = kSpaceMembers;
         break;
       case 'w':
-        members = kWord;
+        members = kWordMembers;
         break;
       case 'd':
         members = R"(\p{Nd})";
         break;
       case 'h':
-        members = kHex;
+        members = kHexMembers;
         break;
       case 'p':
         return Property();
@@ -319,7 +227,7 @@ class Translator {
         return std::optional<CharacterSet>();
     }
     pos_ += 2;
-    return std::optional<CharacterSet>(Members(members, upper));
+    return std::optional<CharacterSet>(SetOf(members, upper));
   }
 
   absl::StatusOr<std::optional<CharacterSet>> Property() {
@@ -331,29 +239,10 @@ class Translator {
       negated = !negated;
       name.remove_prefix(1);
     }
-    STRATA_ASSIGN_OR_RETURN(const std::string members, NamedSet(name));
+    const auto members = NamedMembers(name);
+    if (!members.ok()) return Fault(Cat(std::string(members.status().message())));
     pos_ = close + 1;
-    return std::optional<CharacterSet>(Members(members, negated));
-  }
-
-  absl::StatusOr<std::string> NamedSet(std::string_view name) {
-    std::string key;
-    for (const char c : name) {
-      if (c == ' ' || c == '_' || c == '-') continue;
-      if (!absl::ascii_isalnum(c)) return Fault(Cat("no character property is called '", name, "'"));
-      key += absl::ascii_tolower(c);
-    }
-    if (const auto it = NamedSets().find(key); it != NamedSets().end()) return it->second;
-    if (key.size() <= 2 && !key.empty()) {  // general categories; PCRE2 takes them in this case only
-      key[0] = absl::ascii_toupper(key[0]);
-      const std::string category = Cat("\\p{", key, "}");
-      if (Compiles(category)) return category;
-    }
-    for (const std::string_view prefix : {"sc:", ""}) {
-      const std::string property = Cat("\\p{", prefix, key, "}");
-      if (Compiles(property)) return property;
-    }
-    return Fault(Cat("no character property is called '", name, "'"));
+    return std::optional<CharacterSet>(SetOf(*members, negated));
   }
 
   // \n \t .. \xHH \x{H..} \uHHHH \0oo, or the character itself.
@@ -421,11 +310,11 @@ class Translator {
     ++pos_;
     CharacterSet set = std::move(operands.back());
     for (size_t i = operands.size() - 1; i-- > 0;) {
-      set = {"", {Cat("(?:(?=", Emit(operands[i], false), ")", Emit(set, false), ")")}};
+      set = {"", {Cat("(?:(?=", SetExpression(operands[i], false), ")", SetExpression(set, false), ")")}};
     }
     if (!negated) return set;
-    if (set.others.empty() && !set.members.empty()) return Members(set.members, true);
-    return CharacterSet{"", {Emit(set, true)}};
+    if (set.others.empty() && !set.members.empty()) return SetOf(set.members, true);
+    return CharacterSet{"", {SetExpression(set, true)}};
   }
 
   absl::Status ClassItem(int depth, CharacterSet& set) {
@@ -476,8 +365,9 @@ class Translator {
     std::string_view name = in_.substr(pos_ + 2, end - pos_ - 2);
     const bool negated = !name.empty() && name[0] == '^';
     if (negated) name.remove_prefix(1);
-    STRATA_ASSIGN_OR_RETURN(const std::string members, NamedSet(name));
-    set.Add(Members(members, negated));
+    const auto members = NamedMembers(name);
+    if (!members.ok()) return Fault(Cat(std::string(members.status().message())));
+    set.Add(SetOf(*members, negated));
     pos_ = end + 2;
     return absl::OkStatus();
   }

@@ -1,0 +1,53 @@
+// Any bytes as rows of JSONL: every row that is taken has ids in range and as many labels.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "client/data/dataset.h"
+#include "tests/fuzz/require.h"
+
+namespace {
+
+// A letter a token.
+class Letters : public strata::data::Tokenizer {
+ public:
+  std::vector<int32_t> Encode(std::string_view text, bool add_special) const override {
+    std::vector<int32_t> ids;
+    if (add_special) ids.push_back(1);
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+  std::string Decode(const std::vector<int32_t>& /*ids*/, bool /*skip_special*/) const override { return ""; }
+  int32_t vocab_size() const override { return 256; }
+  std::optional<int32_t> eos_id() const override { return 2; }
+  std::optional<int32_t> bos_id() const override { return 1; }
+  std::string Canonical() const override { return ""; }
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  const Letters letters;
+  for (const strata::data::Tokenizer* tokenizer : {static_cast<const strata::data::Tokenizer*>(&letters), {}}) {
+    auto parsed = strata::data::ParseJsonl(text, "fuzz", tokenizer, 250, {.max_length = 32});
+    if (!parsed.ok()) {
+      STRATA_REQUIRE(absl::IsInvalidArgument(parsed.status()));
+      continue;
+    }
+    std::vector<const strata::data::Example*> rows;
+    for (const auto& row : parsed->rows) {
+      STRATA_REQUIRE(row.ids.size() <= 32 && row.labels.size() == row.ids.size() && row.num_targets() > 0);
+      STRATA_REQUIRE(row.position_ids.empty() || row.position_ids.size() == row.ids.size());
+      for (const int32_t id : row.ids) STRATA_REQUIRE(id >= 0 && id < 250);
+      for (const int32_t label : row.labels) STRATA_REQUIRE(label == -100 || (label >= 0 && label < 250));
+      rows.push_back(&row);
+    }
+    const auto packed = strata::data::Pack(rows);
+    STRATA_REQUIRE(packed.ids.size() == packed.targets.size() && packed.starts.size() == rows.size() + 1);
+    const auto sides = strata::data::SplitHoldout(std::move(parsed->rows), 0.5, 7);
+    STRATA_REQUIRE(sides.first.size() + sides.second.size() == rows.size());
+  }
+  return 0;
+}
