@@ -44,7 +44,7 @@ struct ModuleResult {
   int64_t rank_in = 0, rank_out = 0;
   double error =
       0;  // ||emitted - exact|| / ||exact||, 0 where ||exact|| is 0; includes rounding of the emitted fp32 factors
-  double discarded = 0;  // Frobenius norm of what was discarded
+  double discarded = 0;  // Frobenius norm of what was discarded; of the averaging methods: of what they are off by
   double norm = 0;       // ||exact||
 };
 
@@ -57,9 +57,9 @@ struct AggregateResult {
 };
 
 // Members are sorted by site, modules by name: order of arrival and thread count do not change a byte.
-// INVALID_ARGUMENT: no members, weights that are negative or not finite or sum to 0, shapes of a module that differ
-// between members, fedit with unequal ranks. `run_parallel(n, f)` calls f(i) for every i < n on up to num_threads
-// threads; null: in order, in this thread.
+// INVALID_ARGUMENT: no members, weights that are negative or not finite or sum to 0, options out of range, factors that
+// are not finite, a sum beyond fp32, shapes of a module that differ between members, fedit with unequal ranks.
+// `run_parallel(n, f)` calls f(i) for every i < n on up to num_threads threads; null: in order, in this thread.
 using ParallelFor = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 absl::StatusOr<AggregateResult> Aggregate(std::vector<Member> members, const AggregateOptions& options,
                                           const ParallelFor& run_parallel);
@@ -71,7 +71,8 @@ std::vector<double> DenseSum(const std::vector<Member>& members, const std::stri
 // goldens.
 struct Factored64 {
   int64_t rank = 0;
-  std::vector<double> b, a, singular_values;
+  std::vector<double> b, a;
+  std::vector<double> singular_values;  // descending, all that were computed; the first `rank` are kept
 };
 absl::StatusOr<Factored64> FactorModule(const std::vector<Member>& members, const std::string& module,
                                         const AggregateOptions& options);

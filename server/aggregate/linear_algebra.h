@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,6 +25,9 @@ class SingleThreadedBlas {
  private:
   int previous_;
 };
+
+// The family of processors that OpenBLAS's kernels in use were written for ("SkylakeX").
+std::string BlasKernels();
 
 // Column-major, leading dimension = rows. Move-only; the elements start out undefined.
 class Matrix {
@@ -63,8 +67,8 @@ class ProductSvd {
 
  private:
   struct Reflectors {
-    Matrix qr;
-    std::vector<double> tau;
+    Matrix qr;  // R above, the reflectors below the diagonal
+    Matrix t;   // their block factors
   };
   static Matrix Expand(const Reflectors& reflectors, const Matrix& small, int64_t columns);
   friend double ProductNorm(Matrix x, Matrix y);
