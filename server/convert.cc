@@ -4,9 +4,11 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "common/config/convert.h"
 #include "common/status/status_macros.h"
+#include "common/wire/codes.h"
 
 namespace strata::server {
 namespace {
@@ -193,6 +195,11 @@ std::string_view NameOf(round::AssignmentState state, const round::AssignmentRec
     default:
       return "released";
   }
+}
+
+absl::Status RetryAfter(absl::Status status, absl::Duration delay) {
+  status.SetPayload(wire::kRetryAfterPayload, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(delay))));
+  return status;
 }
 
 store::JobRow ToRow(const round::JobRecord& job) {

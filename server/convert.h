@@ -32,6 +32,9 @@ v1::JobSummary SummaryOf(const round::JobRecord& job);
 v1::JobState ToProto(round::JobState state);
 std::string_view NameOf(round::AssignmentState state, const round::AssignmentRecord& record);
 
+// The same error with the server's own word on when to come back.
+absl::Status RetryAfter(absl::Status status, absl::Duration delay);
+
 store::JobRow ToRow(const round::JobRecord& job);
 // `bytes_down`: of the version's blobs that the site fetched for it.
 store::AssignmentRow ToRow(const round::AssignmentRecord& record, uint64_t bytes_down);

@@ -47,6 +47,22 @@ std::string_view NameOf(round::Fact::Kind kind) {
   return "unknown";
 }
 
+void LogFact(const round::Fact& fact) {
+  using Kind = round::Fact::Kind;
+  const bool trouble = fact.kind == Kind::kRoundRetried || fact.kind == Kind::kLost || fact.kind == Kind::kRefused;
+  const telemetry::Level level = trouble ? telemetry::Level::kWarning : telemetry::Level::kInfo;
+  const telemetry::Field job("job", fact.job);
+  const telemetry::Field round("round", fact.round);
+  const telemetry::Field attempt("attempt", fact.attempt);
+  const telemetry::Field site("site", fact.site);
+  const telemetry::Field detail("detail", fact.detail);
+  if (fact.round == 0) return telemetry::Log(level, NameOf(fact.kind), {job});
+  if (fact.site.empty() && fact.detail.empty()) return telemetry::Log(level, NameOf(fact.kind), {job, round, attempt});
+  if (fact.site.empty()) return telemetry::Log(level, NameOf(fact.kind), {job, round, attempt, detail});
+  if (fact.detail.empty()) return telemetry::Log(level, NameOf(fact.kind), {job, round, attempt, site});
+  telemetry::Log(level, NameOf(fact.kind), {job, round, attempt, site, detail});
+}
+
 }  // namespace
 
 ServerCore::ServerCore(const runtime::Runtime& runtime, ServerOptions options)
@@ -191,7 +207,15 @@ void ServerCore::MergeEnded(const round::StartAggregation& start, absl::StatusOr
   }
   versions_[start.job].push_back(version);
   Save(absl::StrCat("version/", start.job, "/", start.round), std::move(version));
-  rounds_[start.job][{start.round, start.attempt}] = merged->report;
+  const v1::RoundReport& report = rounds_[start.job][{start.round, start.attempt}] = merged->report;
+  telemetry::Log(telemetry::Level::kInfo, "aggregated",
+                 {{"job", start.job},
+                  {"round", start.round},
+                  {"rank_in", report.rank_in()},
+                  {"rank_out", report.rank_out()},
+                  {"error", report.error()},
+                  {"bound", report.bound()},
+                  {"seconds", report.seconds()}});
   Save(absl::StrCat("round/", start.job, "/", start.round, "/", start.attempt),
        store::RoundRow{start.job, start.round, start.attempt, merged->report.SerializeAsString()});
   Handle(round::Aggregated{start.job, start.round, start.attempt, std::move(merged->blobs)});
@@ -212,13 +236,7 @@ void ServerCore::Perform(const round::Fact& fact) {
     Save(absl::StrCat("round/", fact.job, "/", fact.round, "/", fact.attempt),
          store::RoundRow{fact.job, fact.round, fact.attempt, report.SerializeAsString()});
   }
-  const bool trouble = fact.kind == Kind::kRoundRetried || fact.kind == Kind::kLost || fact.kind == Kind::kRefused;
-  telemetry::Log(trouble ? telemetry::Level::kWarning : telemetry::Level::kInfo, NameOf(fact.kind),
-                 {{"job", fact.job},
-                  {"round", fact.round},
-                  {"attempt", fact.attempt},
-                  {"site", fact.site},
-                  {"detail", fact.detail}});
+  LogFact(fact);
 }
 
 void ServerCore::Rearm() {
@@ -284,9 +302,16 @@ void ServerCore::Committed(const absl::Status& status) {
   dirty_.merge(in_flight_);
   in_flight_.clear();
   retry_armed_ = true;
-  for (Held& answer : held) std::move(answer)(status);
+  // To a site a disk that fails is a server that is away, whatever it is to the operator.
+  const absl::Status told =
+      RetryAfter(absl::IsResourceExhausted(status)
+                     ? status
+                     : absl::UnavailableError(absl::StrCat("the server cannot store its state: ", status.message())),
+                 options_.retry_interval);
+  for (Held& answer : held) std::move(answer)(told);
+  held.clear();
   held.swap(held_);
-  for (Held& answer : held) std::move(answer)(status);
+  for (Held& answer : held) std::move(answer)(told);
   MaybeStopped();
   runtime_.executor.RunAfter(options_.retry_interval, [weak = weak_from_this()] {
     const std::shared_ptr<ServerCore> core = weak.lock();

@@ -83,7 +83,10 @@ class UploadStream final : public service::UploadSink {
   uint64_t heard_ = 0;
 };
 
-absl::Status Busy() { return absl::UnavailableError("this update is being written or checked; ask again in a moment"); }
+absl::Status Busy() {
+  return RetryAfter(absl::UnavailableError("this update is being written or checked; ask again in a moment"),
+                    absl::Seconds(1));
+}
 
 }  // namespace
 
