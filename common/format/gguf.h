@@ -19,6 +19,7 @@
 namespace strata::format {
 
 // The encodings that we read. The numbers are GGUF's own; others are refused by name when decoded, not when listed.
+// NOLINTBEGIN(readability-identifier-naming): the encodings are called Q4_0, ..
 enum class GgufType : uint32_t {
   kF32 = 0,
   kF16 = 1,
@@ -30,6 +31,7 @@ enum class GgufType : uint32_t {
   kF64 = 28,
   kBF16 = 30
 };
+// NOLINTEND(readability-identifier-naming)
 
 struct GgufArray;
 // Integers of every width are widened; arrays are homogeneous.

@@ -268,11 +268,11 @@ class HubCache : public ::testing::Test {
   void SetUp() override {
     root_ = std::filesystem::path(::testing::TempDir()) / "strata_hub_cache";
     std::filesystem::remove_all(root_);
-    unsetenv("HF_HUB_CACHE");
-    setenv("HF_HOME", root_.c_str(), 1);
+    unsetenv("HF_HUB_CACHE");             // NOLINT(concurrency-mt-unsafe): one thread
+    setenv("HF_HOME", root_.c_str(), 1);  // NOLINT(concurrency-mt-unsafe): one thread
   }
   void TearDown() override {
-    unsetenv("HF_HOME");
+    unsetenv("HF_HOME");  // NOLINT(concurrency-mt-unsafe): one thread
     std::filesystem::remove_all(root_);
   }
   // As the hub's library lays it out: snapshots of links into blobs.

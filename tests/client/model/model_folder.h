@@ -2,6 +2,8 @@
 #ifndef STRATA_TESTS_CLIENT_MODEL_MODEL_FOLDER_H_
 #define STRATA_TESTS_CLIENT_MODEL_MODEL_FOLDER_H_
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -108,7 +110,9 @@ struct GgufContent {
     uint64_t offset = 0;
     for (const Tensor& tensor : tensors) {
       out.String(tensor.name).U32(static_cast<uint32_t>(tensor.shape.size()));
-      for (auto it = tensor.shape.rbegin(); it != tensor.shape.rend(); ++it) out.U64(static_cast<uint64_t>(*it));
+      std::vector<int64_t> extents = tensor.shape;
+      std::reverse(extents.begin(), extents.end());
+      for (const int64_t extent : extents) out.U64(static_cast<uint64_t>(extent));
       out.U32(tensor.type).U64(offset);
       offset += (tensor.data.size() + 31) / 32 * 32;
     }
