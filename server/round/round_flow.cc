@@ -1,5 +1,6 @@
 // The course of a job: who is assigned, when a round closes, what follows.
 #include <algorithm>
+#include <ranges>
 #include <set>
 #include <utility>
 
@@ -39,8 +40,8 @@ void RoundController::RebuildInPlay() {
 }
 
 AssignmentRecord* RoundController::Latest(const std::string& site) {
-  for (auto id = in_play_.rbegin(); id != in_play_.rend(); ++id) {
-    AssignmentRecord* record = Find(*id);
+  for (const std::string& id : in_play_ | std::views::reverse) {
+    AssignmentRecord* record = Find(id);
     if (record->assignment.site == site) return record;
   }
   return nullptr;
