@@ -38,6 +38,7 @@ struct Store::Core {
       scheduled = false;
     }
     std::vector<Pending*> group;
+    group.reserve(taken.size());
     for (Pending& one : taken) group.push_back(&one);
     const absl::Status together = Write(group);
     for (Pending& one : taken) {
