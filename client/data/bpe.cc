@@ -12,7 +12,7 @@
 
 namespace strata::data {
 
-absl::StatusOr<std::unique_ptr<Bpe>> Bpe::Create(std::vector<std::pair<std::string, int32_t>> vocab,
+absl::StatusOr<std::unique_ptr<Bpe>> Bpe::Create(const std::vector<std::pair<std::string, int32_t>>& vocab,
                                                  BpeOptions options) {
   auto bpe = std::unique_ptr<Bpe>(new Bpe(std::move(options)));
   bpe->ids_.reserve(vocab.size());
@@ -24,13 +24,13 @@ absl::StatusOr<std::unique_ptr<Bpe>> Bpe::Create(std::vector<std::pair<std::stri
     max_id = std::max(max_id, id);
   }
   bpe->tokens_.resize(max_id + 1);
-  for (auto& [token, id] : vocab) {
+  for (const auto& [token, id] : vocab) {
     if (bpe->tokens_[id].has_value()) {
       return absl::InvalidArgumentError(
           Cat("id ", id, " belongs to two tokens, '", *bpe->tokens_[id], "' and '", token, "'"));
     }
     bpe->tokens_[id] = token;
-    if (!bpe->ids_.emplace(std::move(token), id).second) {
+    if (!bpe->ids_.emplace(token, id).second) {
       return absl::InvalidArgumentError(Cat("token '", *bpe->tokens_[id], "' has two ids"));
     }
   }

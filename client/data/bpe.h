@@ -40,7 +40,7 @@ class Bpe {
 
   // `vocab`: (token, id) pairs. INVALID_ARGUMENT: an id out of [0, kMaxId) or twice, a token twice, an unk_token that
   // is not there.
-  static absl::StatusOr<std::unique_ptr<Bpe>> Create(std::vector<std::pair<std::string, int32_t>> vocab,
+  static absl::StatusOr<std::unique_ptr<Bpe>> Create(const std::vector<std::pair<std::string, int32_t>>& vocab,
                                                      BpeOptions options);
   // In order of rank; a pair given twice keeps the later. INVALID_ARGUMENT: left, right or their union is no token.
   absl::Status AddMerge(std::string_view left, std::string_view right, int32_t rank);

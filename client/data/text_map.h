@@ -12,7 +12,7 @@
 namespace strata::data {
 
 struct TextHash {
-  using is_transparent = void;
+  using is_transparent = void;  // NOLINT(readability-identifier-naming): the name that look-ups ask for
   size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
 };
 

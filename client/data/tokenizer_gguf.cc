@@ -221,7 +221,7 @@ absl::StatusOr<TokenizerParts> ReadParts(const format::Gguf& gguf) {
   options.byte_fallback = options.fuse_unk = scored;
   options.ignore_merges = family == Family::kLlama3;
   if (scored && !vocab.empty()) options.unk_token = vocabulary.tokens[unk.value_or(0)];
-  STRATA_ASSIGN_OR_RETURN(parts.bpe, Bpe::Create(std::move(vocab), std::move(options)));
+  STRATA_ASSIGN_OR_RETURN(parts.bpe, Bpe::Create(vocab, std::move(options)));
   STRATA_RETURN_IF_ERROR(scored ? AddScores(gguf, vocabulary, *parts.bpe) : AddMerges(gguf, *parts.bpe));
   STRATA_RETURN_IF_ERROR(AddSpecialTokens(vocabulary, parts.added));
 

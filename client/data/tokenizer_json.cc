@@ -76,8 +76,8 @@ absl::Status ParseModel(const Fields& root, TokenizerParts& parts) {
   STRATA_ASSIGN_OR_RETURN(const std::string type, model.String("type", model.Find("merges") != nullptr ? "BPE" : ""));
   if (type != "BPE") return model.Fault(Cat("model '", type, "' is not supported; BPE is"));
   STRATA_ASSIGN_OR_RETURN(BpeOptions options, ParseOptions(model));
-  STRATA_ASSIGN_OR_RETURN(auto vocab, ParseVocab(model));
-  auto bpe = Bpe::Create(std::move(vocab), std::move(options));
+  STRATA_ASSIGN_OR_RETURN(const auto vocab, ParseVocab(model));
+  auto bpe = Bpe::Create(vocab, std::move(options));
   if (!bpe.ok()) return Annotate(bpe.status(), model.place());
   parts.bpe = *std::move(bpe);
   return ParseMerges(model, *parts.bpe);

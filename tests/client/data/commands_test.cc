@@ -1,0 +1,121 @@
+// strata-client tokenize, detokenize, digest as a script sees them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "tests/testing/golden.h"
+
+namespace strata {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+
+struct Result {
+  int code = -1;
+  std::string out;
+};
+
+class Commands : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::path(::testing::TempDir()) / "commands_test";
+    std::filesystem::create_directories(folder_);
+    std::ofstream(folder_ / "tokenizer.json")
+        << R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "<s>": 3, " ": 4}, "merges": [["a", "b"]]},)"
+        << R"("added_tokens": [{"id": 3, "content": "<s>", "special": true}], "decoder": {"type": "Fuse"},)"
+        << R"("post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],)"
+        << R"("special_tokens": {"<s>": {"ids": [3]}}}})";
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // Runs `before strata-client arguments after` in a shell, standard error with standard output.
+  static Result Run(const std::string& before, const std::string& arguments, const std::string& after = "") {
+    const std::string command =
+        "set -o pipefail; " + before + STRATA_BINARY_DIR "/bin/strata-client " + arguments + " 2>&1 " + after;
+    FILE* pipe = popen(("exec bash -c '" + command + "'").c_str(), "r");
+    Result result;
+    std::array<char, 4096> buffer{};
+    for (size_t n = 0; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) result.out.append(buffer.data(), n);
+    const int status = pclose(pipe);
+    if (WIFEXITED(status)) result.code = WEXITSTATUS(status);
+    return result;
+  }
+  std::string Write(const std::string& name, const std::string& content) {
+    std::ofstream(folder_ / name) << content;
+    return folder_ / name;
+  }
+  std::string model() const { return "--model " + folder_.string(); }
+  std::filesystem::path folder_;
+};
+
+TEST_F(Commands, ThereAndBack) {
+  const std::string text = Write("text", "{\"text\": \"ab a\"}\n\n{\"text\": \"\"}\r\n{\"text\": \"<s>b\"}");
+  const Result ids = Run("", "tokenize " + model() + " " + text);
+  EXPECT_EQ(ids.code, 0);
+  EXPECT_EQ(ids.out, "{\"ids\":[3,2,4,0]}\n{\"ids\":[3]}\n{\"ids\":[3,3,1]}\n");
+  EXPECT_EQ(Run("cat " + text + " | ", "tokenize --no-special " + model()).out,
+            "{\"ids\":[2,4,0]}\n{\"ids\":[]}\n{\"ids\":[3,1]}\n");
+  const std::string file = Write("ids", ids.out);
+  EXPECT_EQ(Run("", "detokenize " + model() + " " + file).out,
+            "{\"text\":\"<s>ab a\"}\n{\"text\":\"<s>\"}\n{\"text\":\"<s><s>b\"}\n");
+  EXPECT_EQ(Run("", "detokenize --skip-special " + model() + " " + file).out,
+            "{\"text\":\"ab a\"}\n{\"text\":\"\"}\n{\"text\":\"b\"}\n");
+}
+
+TEST_F(Commands, BadRowsAreNamed) {
+  const Result result = Run("", "tokenize " + model() + " " + Write("bad", "{\"text\": \"a\"}\n{\"text\": 1}\n"));
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.out, AllOf(HasSubstr("error: "), HasSubstr("bad:2: {\"text\": STRING} is expected")));
+  const Result ids = Run("echo {\\\"ids\\\":[5]} | ", "detokenize " + model());
+  EXPECT_EQ(ids.code, 1);
+  EXPECT_THAT(ids.out, HasSubstr("standard input:1: id 5 is not in the vocabulary of 5 tokens"));
+}
+
+TEST_F(Commands, MisuseIsTwoAndFailureOne) {
+  EXPECT_EQ(Run("", "").code, 2);
+  EXPECT_EQ(Run("", "tokenize").code, 2);
+  EXPECT_EQ(Run("", "tokenize --nonsense").code, 2);
+  EXPECT_EQ(Run("", "digest --model x --format xml").code, 2);
+  EXPECT_EQ(Run("", "--help").code, 0);
+  EXPECT_EQ(Run("", "tokenize --help").code, 0);
+  EXPECT_THAT(Run("", "--version").out, MatchesRegex("strata-client [0-9.]+\n"));
+  EXPECT_EQ(Run("", "tokenize --model /nowhere/at/all").code, 1);
+  EXPECT_EQ(Run("", "tokenize " + model() + " /nowhere/at/all").code, 1);
+}
+
+TEST_F(Commands, AClosedPipeIsNoFailure) {
+  std::string rows;
+  for (int i = 0; i < 20000; ++i) rows += "{\"text\": \"ab ab ab ab ab ab\"}\n";
+  const std::string file = Write("rows", rows);
+  EXPECT_EQ(Run("", "tokenize " + model() + " " + file, "| head -n 1").out, "{\"ids\":[3,2,4,2,4,2,4,2,4,2,4,2]}\n");
+  // Where SIGPIPE is ignored, writing fails instead.
+  const Result ignored = Run("trap \"\" PIPE; ", "tokenize " + model() + " " + file, "| head -n 1");
+  EXPECT_EQ(ignored.code, 0);
+  EXPECT_EQ(ignored.out, "{\"ids\":[3,2,4,2,4,2,4,2,4,2,4,2]}\n");
+}
+
+TEST_F(Commands, AFullDiskIsAFailure) {
+  const Result result = Run("", "tokenize " + model() + " " + Write("one", "{\"text\": \"a\"}\n") + " >/dev/full");
+  EXPECT_EQ(result.code, 1);
+}
+
+TEST_F(Commands, DigestOfAGoldenModel) {
+  const std::string model = strata::testing::GoldenDir("gguf/llama/model-f32.gguf");
+  const Result json = Run("", "digest --format json --model " + model);
+  if (json.code != 0) GTEST_SKIP() << "the golden model has no tokenizer: " << json.out;
+  EXPECT_THAT(json.out, HasSubstr("\"semantics\""));
+  const Result text = Run("", "digest --model " + model);
+  EXPECT_THAT(text.out, MatchesRegex("[0-9a-f]+:[0-9a-f]+\n"));
+  EXPECT_THAT(json.out, HasSubstr(text.out.substr(0, text.out.size() - 1)));
+}
+
+}  // namespace
+}  // namespace strata
