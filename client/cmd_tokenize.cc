@@ -31,7 +31,8 @@ struct TokenizeOptions {
 absl::Status ClosedPipe() { return absl::CancelledError("standard output was closed"); }
 
 absl::Status WriteLine(const Json& row) {
-  std::string line = row.dump(-1, ' ', false, Json::error_handler_t::replace);
+  // In ASCII: many readers take U+2028 or U+0085 for the end of a line.
+  std::string line = row.dump(-1, ' ', true, Json::error_handler_t::replace);
   line += '\n';
   errno = 0;
   if (std::fwrite(line.data(), 1, line.size(), stdout) == line.size()) return absl::OkStatus();
