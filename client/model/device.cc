@@ -11,8 +11,7 @@
 namespace strata::model {
 namespace {
 
-constexpr const char* kNeeded =
-    "a driver for CUDA 13 (580 or newer) and a device of compute capability 7.5 or newer";
+constexpr const char* kNeeded = "a driver for CUDA 13 (580 or newer) and a device of compute capability 7.5 or newer";
 
 struct CudaFound {
   bool usable = false;

@@ -11,10 +11,10 @@ enum class Bf16Gemm {
              // 147 against 250 GFLOP/s measured on 2 cores), or absent
 };
 
-// Some machines announce AMX and end oneDNN's AMX kernels with SIGILL. Where the processor announces it, tries a small
-// bf16 product in a forked child and, if that is killed, sets ONEDNN_MAX_CPU_ISA to AVX512_CORE_FP16 (unless it is set).
-// Idempotent; must first be called while there is one thread, before oneDNN's first use. The answer depends on the machine
-// alone, so that it always takes the same path.
+// Some hypervisors announce AMX but blank CPUID leaf 0x1D, which describes the tiles: oneDNN then configures none and
+// its AMX kernels end with SIGILL. In that case sets ONEDNN_MAX_CPU_ISA to AVX512_CORE_FP16 (unless it is set).
+// Idempotent; call before oneDNN's first use, best while there is one thread. The answer depends on the machine alone,
+// so that it always takes the same path.
 Bf16Gemm PrepareProcessor();
 
 }  // namespace strata::model
