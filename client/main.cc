@@ -12,15 +12,9 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", "strata-client " STRATA_VERSION);
   app.require_subcommand(1);
   CommandContext context;
-#ifdef STRATA_HAS_RUN
   AddRunCommand(app, context);
-#endif
-#ifdef STRATA_HAS_TRAIN
   AddTrainCommand(app, context);
-#endif
-#ifdef STRATA_HAS_EVAL
   AddEvalCommand(app, context);
-#endif
   AddTokenizeCommands(app, context);
   AddDigestCommand(app, context);
   try {

@@ -38,6 +38,7 @@ class FakeTrainer : public train::LocalTrainer {
   absl::StatusOr<train::TrainResult> Run(const train::TrainRequest& request,
                                          const std::function<bool(const train::TrainProgress&)>& on_progress) override;
 
+  void set_failure_rate(double rate) { options_.failure_rate = rate; }
   int num_runs() const { return num_runs_; }
   const std::vector<train::TrainRequest>& requests() const { return requests_; }
 

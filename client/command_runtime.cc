@@ -1,0 +1,61 @@
+#include "client/command_runtime.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "client/model/processor.h"
+#include "client/model/torch_guard.h"
+#include "client/peft/adapter_state.h"
+#include "common/adapter/adapter.h"
+#include "common/runtime/process.h"
+#include "common/status/status_macros.h"
+
+namespace strata {
+namespace {
+
+// Signals are blocked and the processor is prepared while there is one thread.
+int Prepare() {
+  runtime::BlockSignals();
+  model::PrepareProcessor();
+  return 1;
+}
+
+}  // namespace
+
+Interruptible::Interruptible() : system_(Prepare()) {
+  system_.get().executor.Run([this] { Watch(); });
+}
+
+Interruptible::~Interruptible() {
+  finished_ = true;
+  runtime::Interrupt();
+}
+
+void Interruptible::Watch() {
+  while (true) {
+    runtime::WaitForSignal();
+    if (finished_) return;
+    if (stopped_) std::_Exit(1);
+    stopped_ = true;
+  }
+}
+
+absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem& files,
+                                                            const std::vector<std::string>& directories,
+                                                            at::Device device) {
+  std::vector<model::NamedFactors> all;
+  for (const std::string& directory : directories) {
+    STRATA_ASSIGN_OR_RETURN(const auto read, adapter::ReadPeft(files, directory));
+    STRATA_ASSIGN_OR_RETURN(std::vector<model::NamedFactors> part, model::TorchGuard("reading " + directory, [&] {
+                              return peft::FrozenFactors(read.first, device);
+                            }));
+    for (model::NamedFactors& f : part) all.push_back(std::move(f));
+  }
+  return all;
+}
+
+config::ComputeDType ParseDType(const std::string& word) {
+  return word == "bf16" ? config::ComputeDType::kBf16 : config::ComputeDType::kFp32;
+}
+
+}  // namespace strata

@@ -1,0 +1,44 @@
+// What the subcommands that compute share: stopping on Ctrl-C, and adapters named on the command line.
+#ifndef STRATA_CLIENT_COMMAND_RUNTIME_H_
+#define STRATA_CLIENT_COMMAND_RUNTIME_H_
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/model/transformer.h"
+#include "common/config/options.h"
+#include "common/runtime/runtime.h"
+
+namespace strata {
+
+// Watches for SIGINT and SIGTERM on a thread of its runtime. Construct before anything computes. A second signal ends
+// the process at once.
+class Interruptible {
+ public:
+  Interruptible();
+  ~Interruptible();
+  Interruptible(const Interruptible&) = delete;
+  Interruptible& operator=(const Interruptible&) = delete;
+  runtime::Runtime runtime() { return system_.get(); }
+  bool stopped() const { return stopped_; }
+
+ private:
+  void Watch();
+  std::atomic<bool> stopped_ = false, finished_ = false;
+  runtime::SystemRuntime system_;
+};
+
+// The factors of PEFT directories, one after another: what they add up to. Errors of adapter::ReadPeft, naming the
+// directory.
+absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem& files,
+                                                            const std::vector<std::string>& directories,
+                                                            at::Device device);
+
+// "fp32" | "bf16"; anything else is for the flags' own check.
+config::ComputeDType ParseDType(const std::string& word);
+
+}  // namespace strata
+
+#endif  // STRATA_CLIENT_COMMAND_RUNTIME_H_

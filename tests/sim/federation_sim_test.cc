@@ -1,0 +1,72 @@
+// 200 federations, each with its own bad luck. One of them again, with its trace:
+//   STRATA_SIM_SEED=17 build/tests/sim_federation_test
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+
+#include "tests/sim/sim_federation.h"
+
+namespace strata::sim {
+namespace {
+
+uint64_t FromEnvironment(const char* name, uint64_t fallback) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? std::strtoull(value, nullptr, 10) : fallback;
+}
+
+void ExpectWell(uint64_t seed, const SimResult& result) {
+  for (const std::string& violation : result.violations) {
+    ADD_FAILURE() << "seed " << seed << ": " << violation << "\n  again: STRATA_SIM_SEED=" << seed << " "
+                  << STRATA_BINARY_DIR << "/tests/sim_federation_test";
+  }
+}
+
+TEST(FederationSim, InvariantsHoldWhateverGoesWrong) {
+  if (const uint64_t seed = FromEnvironment("STRATA_SIM_SEED", 0); seed > 0) {
+    const SimResult result = RunSimulation(seed, true);
+    std::printf("seed %lu: %s, %.0f s simulated, trace %s\n", static_cast<unsigned long>(seed), result.outcome.c_str(),
+                result.simulated_seconds, result.trace_hash.c_str());
+    return ExpectWell(seed, result);
+  }
+  const uint64_t first = FromEnvironment("STRATA_SIM_FIRST", 1);
+  const uint64_t count = FromEnvironment("STRATA_SIM_COUNT", 200);
+  const auto begin = std::chrono::steady_clock::now();
+  std::map<std::string, int> faults, outcomes;
+  double simulated = 0;
+  for (uint64_t seed = first; seed < first + count; ++seed) {
+    const SimResult result = RunSimulation(seed, false);
+    ExpectWell(seed, result);
+    for (const auto& [fault, times] : result.faults) faults[fault] += times;
+    ++outcomes[result.outcome.substr(0, result.outcome.find(' '))];
+    simulated += result.simulated_seconds;
+    if (::testing::Test::HasFailure() && FromEnvironment("STRATA_SIM_KEEP_GOING", 0) == 0) break;
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  std::printf("%lu seeds in %.1f s (%.0f h simulated)\n", static_cast<unsigned long>(count), seconds, simulated / 3600);
+  for (const auto& [name, times] : outcomes) std::printf("  job %s: %d\n", name.c_str(), times);
+  for (const auto& [name, times] : faults) std::printf("  %s: %d\n", name.c_str(), times);
+}
+
+TEST(FederationSim, TheSameSeedGivesTheSameTrace) {
+  if (FromEnvironment("STRATA_SIM_SEED", 0) > 0) GTEST_SKIP() << "one seed was asked for";
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    const SimResult once = RunSimulation(seed, false), again = RunSimulation(seed, false);
+    EXPECT_EQ(once.trace_hash, again.trace_hash) << "seed " << seed;
+    EXPECT_EQ(once.num_events, again.num_events) << "seed " << seed;
+    std::printf("seed %lu: trace %s\n", static_cast<unsigned long>(seed), once.trace_hash.c_str());
+  }
+}
+
+}  // namespace
+}  // namespace strata::sim
+
+int main(int argc, char** argv) {
+  // What goes wrong on purpose would fill the log.
+  if (std::getenv("STRATA_SIM_SEED") == nullptr && std::freopen("/dev/null", "w", stderr) == nullptr) return 1;
+  ::testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
