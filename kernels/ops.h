@@ -61,16 +61,6 @@ struct AdamWStep {
 // epsilon); the gradient is zeroed.
 void AdamW(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, int threads);
 
-// bf16 operands, fp32 sums over tiles of depth 32 in order. Only where HasBf16MatMul() (x86 matrix tiles); elsewhere
-// the caller has another library.
-bool HasBf16MatMul();
-// y (+)= x w^T. x [t, k], w [n, k] bf16; y [t, n] bf16 or fp32, rounded once.
-void MatMulNT(const Rows& y, const Rows& x, const Rows& w, bool accumulate, int threads);
-// y (+)= x w. x [t, n], w [n, k] bf16; y [t, k] bf16 or fp32.
-void MatMulNN(const Rows& y, const Rows& x, const Rows& w, bool accumulate, int threads);
-// y += scale * a^T b. a [t, m], b [t, n] bf16; y [m, n] fp32.
-void MatMulTN(const Rows& y, const Rows& a, const Rows& b, float scale, int threads);
-
 // out = source rounded to bf16 (nearest even), element by element.
 void RoundToBf16(const float* source, uint16_t* out, int64_t count);
 
