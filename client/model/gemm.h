@@ -1,4 +1,4 @@
-// Matrix products of the step: ATen's, but for bf16 on the CPU where strata::kernels has matrix tiles.
+// Matrix products of the step: ATen's everywhere.
 #ifndef STRATA_CLIENT_MODEL_GEMM_H_
 #define STRATA_CLIENT_MODEL_GEMM_H_
 

@@ -30,8 +30,6 @@ kernels::Rows RowsOf(const at::Tensor& matrix) {
 
 void UseComposedOps(bool always) { composed_always = always; }
 
-bool ComposedOpsForced() { return composed_always; }
-
 void RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon, const at::Tensor& out,
              const at::Tensor& rstd) {
   if (Composed(x)) {

@@ -14,7 +14,6 @@ kernels::Rows RowsOf(const at::Tensor& matrix);
 
 // Tests compare the two routes on the CPU: true sends CPU tensors through the compositions too.
 void UseComposedOps(bool always);
-bool ComposedOpsForced();
 
 void RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon, const at::Tensor& out,
              const at::Tensor& rstd);

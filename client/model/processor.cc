@@ -1,35 +1,43 @@
 #include "client/model/processor.h"
 
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <cpuid.h>
 
 #include <cstdlib>
+
+#include "common/runtime/process.h"
 
 namespace strata::model {
 namespace {
 
 struct Features {
   bool amx_bf16 = false, avx512_bf16 = false, amd = false;
-  bool palette = false;  // leaf 0x1D describes the tiles
 };
 
 Features ReadFeatures() {
   Features features;
-  unsigned a = 0;
-  unsigned b = 0;
-  unsigned c = 0;
-  unsigned d = 0;
+  unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid(0, &a, &b, &c, &d) != 0) features.amd = b == signature_AMD_ebx;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) features.amx_bf16 = (d >> 22 & 1) != 0 && (d >> 24 & 1) != 0;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) features.avx512_bf16 = (a >> 5 & 1) != 0;
-  if (__get_cpuid_count(0x1D, 0, &a, &b, &c, &d) != 0) features.palette = a != 0;
   return features;
+}
+
+void TryProduct() {
+  at::set_num_threads(1);
+  const at::Tensor a = at::ones({128, 576}, at::kBFloat16), b = at::ones({576, 192}, at::kBFloat16);
+  const at::Tensor c = at::mm(a, b);
+  if (c.size(1) != b.size(1)) std::abort();
 }
 
 Bf16Gemm Probe() {
   const Features features = ReadFeatures();
-  const bool amx = features.amx_bf16 && features.palette;
-  if (features.amx_bf16 && !features.palette) {
-    setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16", /*overwrite=*/0);  // NOLINT(concurrency-mt-unsafe): see the header
+  const bool overridden = !runtime::EnvironmentVariable("ONEDNN_MAX_CPU_ISA").empty();
+  bool amx = features.amx_bf16 && !overridden;
+  if (amx && !runtime::SurvivesInChild(TryProduct)) {
+    setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16", /*overwrite=*/0);  // NOLINT(concurrency-mt-unsafe): one thread
+    amx = false;
   }
   return amx || (features.amd && features.avx512_bf16) ? Bf16Gemm::kNative : Bf16Gemm::kWidened;
 }
