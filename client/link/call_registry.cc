@@ -1,6 +1,7 @@
 #include "client/link/call_registry.h"
 
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/wire/chunk.h"
@@ -58,34 +59,35 @@ absl::Status CallContext::Result(const grpc::Status& status) {
 }
 
 std::shared_ptr<CallContext> CallRegistry::Begin() {
-  auto call = std::make_shared<CallContext>(executor_);
-  if (!site_.empty()) call->grpc().AddMetadata(std::string(wire::kSiteKey), site_);
   absl::MutexLock lock(&mutex_);
   if (shut_) return nullptr;
-  calls_.insert(call);
+  auto call = std::make_shared<CallContext>(executor_, ++last_id_);
+  if (!site_.empty()) call->grpc().AddMetadata(std::string(wire::kSiteKey), site_);
+  calls_.emplace(call->id(), call);
   return call;
 }
 
-void CallRegistry::Finish(const std::shared_ptr<CallContext>& call) {
-  call->StopWatching();
+void CallRegistry::Finish(uint64_t id) {
   absl::MutexLock lock(&mutex_);
-  calls_.erase(call);
+  calls_.erase(id);
 }
 
 void CallRegistry::Shutdown() {
-  std::set<std::shared_ptr<CallContext>> calls;
+  std::vector<std::shared_ptr<CallContext>> calls;
   {
     absl::MutexLock lock(&mutex_);
     shut_ = true;
-    calls = calls_;
+    for (const auto& [id, call] : calls_) calls.push_back(call.lock());
   }
-  for (const auto& call : calls) call->End(ShutDownStatus());
+  for (const auto& call : calls) {
+    if (call != nullptr) call->End(ShutDownStatus());
+  }
 }
 
 void CallRegistry::AwaitEnd() {
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(
-      +[](std::set<std::shared_ptr<CallContext>>* calls) { return calls->empty(); }, &calls_));
+      +[](std::map<uint64_t, std::weak_ptr<CallContext>>* calls) { return calls->empty(); }, &calls_));
 }
 
 }  // namespace strata::link

@@ -7,8 +7,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <set>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -19,11 +19,13 @@
 
 namespace strata::link {
 
-// One gRPC call with its time-out. Thread-safe.
+// One gRPC call with its time-out. Thread-safe. It owns a reference to its channel, and gRPC 1.51 breaks when the last
+// of those goes on one of its own callback threads; so it is destroyed on the executor, never in a reaction.
 class CallContext : public std::enable_shared_from_this<CallContext> {
  public:
-  explicit CallContext(runtime::Executor& executor) : executor_(executor) {}
+  CallContext(runtime::Executor& executor, uint64_t id) : executor_(executor), id_(id) {}
 
+  uint64_t id() const { return id_; }
   grpc::ClientContext& grpc() { return grpc_; }
   // Ends the call with DEADLINE_EXCEEDED when `timeout` passes without Progress. Called once, before the call starts.
   void Watch(absl::Duration timeout);
@@ -39,6 +41,7 @@ class CallContext : public std::enable_shared_from_this<CallContext> {
   void Tick();
 
   runtime::Executor& executor_;
+  const uint64_t id_;
   grpc::ClientContext grpc_;
   std::atomic<uint64_t> progress_{0};
   absl::Mutex mutex_;
@@ -56,8 +59,8 @@ class CallRegistry {
 
   // A context for a new call, with the site's name in its metadata; null after Shutdown.
   std::shared_ptr<CallContext> Begin();
-  // The last thing that a call does with this link.
-  void Finish(const std::shared_ptr<CallContext>& call);
+  // The last thing that a call does with this link; its context may already be gone.
+  void Finish(uint64_t id);
   void Shutdown();
   void AwaitEnd();
 
@@ -68,7 +71,8 @@ class CallRegistry {
   const std::string site_;
   absl::Mutex mutex_;
   bool shut_ ABSL_GUARDED_BY(mutex_) = false;
-  std::set<std::shared_ptr<CallContext>> calls_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, std::weak_ptr<CallContext>> calls_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 absl::Status ShutDownStatus();

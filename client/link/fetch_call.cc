@@ -25,7 +25,7 @@ absl::Status WentAway() { return absl::CancelledError("the executor was torn dow
 
 }  // namespace
 
-// One Fetch call of a FetchCall. Deletes itself.
+// One Fetch call of a FetchCall. Owns itself until OnDone, then the executor's work does.
 class FetchStream final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   FetchStream(std::shared_ptr<FetchCall> owner, std::shared_ptr<CallContext> call)
@@ -63,11 +63,17 @@ class FetchStream final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc:
   }
 
   void OnDone(const grpc::Status& status) override {
-    const std::shared_ptr<FetchCall> owner = owner_;
-    absl::Status result = call_->Result(status);
-    owner->registry_->Finish(call_);
-    owner->Post([owner, result = std::move(result)] { owner->StreamEnded(result); });
-    delete this;
+    const std::shared_ptr<CallRegistry> registry = owner_->registry_;
+    const uint64_t id = call_->id();
+    const absl::Status result = call_->Result(status);
+    call_->StopWatching();
+    FetchCall& owner = *owner_;
+    owner.Post([stream = std::unique_ptr<FetchStream>(this), result]() mutable {
+      const std::shared_ptr<FetchCall> owner = stream->owner_;
+      stream.reset();
+      owner->StreamEnded(result);
+    });
+    registry->Finish(id);
   }
 
   const std::shared_ptr<FetchCall> owner_;
@@ -185,9 +191,8 @@ void FetchCall::Finish(absl::StatusOr<uint64_t> result) {
   if (finished_) return;
   finished_ = true;
   part_.reset();
-  // Already on the executor, in a step of its own.
   std::move(done_)(std::move(result));
-  if (whole_ != nullptr) registry_->Finish(whole_);
+  if (whole_ != nullptr) registry_->Finish(whole_->id());
 }
 
 }  // namespace strata::link

@@ -78,7 +78,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const LinkOptions& option
   return grpc::CreateCustomChannel(options.address, credentials, arguments);
 }
 
-// A unary call from its start to its callback on the executor.
+// A unary call from its start to its callback on the executor, where it is destroyed.
 template <typename Request, typename Response, typename Result>
 struct UnaryCall {
   std::shared_ptr<CallRegistry> registry;
@@ -88,11 +88,17 @@ struct UnaryCall {
   absl::AnyInvocable<absl::StatusOr<Result>(const Response&)> convert;
   Callback<Result> done;
 
-  void Finish(const absl::Status& status) {
-    absl::StatusOr<Result> result = status.ok() ? convert(response) : absl::StatusOr<Result>(status);
-    registry->executor().Run(
-        [done = std::move(done), result = std::move(result)]() mutable { std::move(done)(std::move(result)); });
-    if (context != nullptr) registry->Finish(context);
+  static void Finish(std::unique_ptr<UnaryCall> call, const absl::Status& status) {
+    const std::shared_ptr<CallRegistry> registry = call->registry;
+    const uint64_t id = call->context == nullptr ? 0 : call->context->id();
+    if (call->context != nullptr) call->context->StopWatching();
+    registry->executor().Run([call = std::move(call), status]() mutable {
+      absl::StatusOr<Result> result = status.ok() ? call->convert(call->response) : absl::StatusOr<Result>(status);
+      Callback<Result> done = std::move(call->done);
+      call.reset();
+      std::move(done)(std::move(result));
+    });
+    registry->Finish(id);
   }
 };
 
@@ -113,16 +119,20 @@ class GrpcFederationLink::Core {
                                                                            Response*,
                                                                            std::function<void(grpc::Status)>),
              Request request, absl::Duration timeout, Convert convert, Callback<Result> done) {
-    auto call = std::make_shared<UnaryCall<Request, Response, Result>>();
+    using Call = UnaryCall<Request, Response, Result>;
+    auto call = std::make_unique<Call>();
     call->registry = registry_;
     call->context = registry_->Begin();
     call->request = std::move(request);
     call->convert = std::move(convert);
     call->done = std::move(done);
-    if (call->context == nullptr) return call->Finish(ShutDownStatus());
+    if (call->context == nullptr) return Call::Finish(std::move(call), ShutDownStatus());
     call->context->Watch(timeout);
-    (stub_->async()->*start)(&call->context->grpc(), &call->request, &call->response,
-                             [call](const grpc::Status& status) { call->Finish(call->context->Result(status)); });
+    Call* raw = call.release();
+    (stub_->async()->*start)(&raw->context->grpc(), &raw->request, &raw->response, [raw](const grpc::Status& status) {
+      const absl::Status result = raw->context->Result(status);
+      Call::Finish(std::unique_ptr<Call>(raw), result);
+    });
   }
 
   const LinkOptions options_;
@@ -176,7 +186,7 @@ void GrpcFederationLink::Submit(const std::string& assignment, Update update, Ca
                   .chunk_bytes = core_->options_.chunk_bytes,
                   .call_timeout = core_->options_.call_timeout,
                   .idle_timeout = core_->options_.idle_timeout};
-  std::make_shared<SubmitCall>(std::move(plan), core_->registry_, std::move(done))->Start();
+  SubmitCall::Start(std::make_unique<SubmitCall>(std::move(plan), core_->registry_, std::move(done)));
 }
 
 void GrpcFederationLink::SubmitEvaluation(const std::string& assignment, const std::vector<adapter::Metric>& metrics,

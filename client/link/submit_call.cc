@@ -28,10 +28,10 @@ absl::StatusOr<Receipt> ReadReceipt(const grpc::ByteBuffer& buffer, const std::s
 
 }  // namespace
 
-// The Upload call of a SubmitCall. Deletes itself.
+// The Upload call of a SubmitCall. Owns itself until OnDone, then the executor's work does.
 class UploadStream final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  UploadStream(std::shared_ptr<SubmitCall> owner, std::shared_ptr<CallContext> call, uint64_t offset)
+  UploadStream(std::unique_ptr<SubmitCall> owner, std::shared_ptr<CallContext> call, uint64_t offset)
       : owner_(std::move(owner)), call_(std::move(call)), offset_(offset) {}
 
   void Begin() {
@@ -67,13 +67,22 @@ class UploadStream final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
   }
 
   void OnDone(const grpc::Status& status) override {
+    const std::shared_ptr<CallRegistry> registry = owner_->registry_;
+    const uint64_t id = call_->id();
     const absl::Status result = call_->Result(status);
-    owner_->registry_->Finish(call_);
-    owner_->Finish(result.ok() ? ReadReceipt(response_, owner_->plan_.assignment) : result);
-    delete this;
+    call_->StopWatching();
+    registry->executor().Run([stream = std::unique_ptr<UploadStream>(this), result]() mutable {
+      absl::StatusOr<Receipt> receipt = result.ok()
+                                            ? ReadReceipt(stream->response_, stream->owner_->plan_.assignment)
+                                            : absl::StatusOr<Receipt>(result);
+      Callback<Receipt> done = std::move(stream->owner_->done_);
+      stream.reset();
+      std::move(done)(std::move(receipt));
+    });
+    registry->Finish(id);
   }
 
-  const std::shared_ptr<SubmitCall> owner_;
+  const std::unique_ptr<SubmitCall> owner_;
   const std::shared_ptr<CallContext> call_;
   uint64_t offset_;
   grpc::ByteBuffer chunk_, response_;
@@ -85,39 +94,55 @@ SubmitCall::SubmitCall(SubmitPlan plan, std::shared_ptr<CallRegistry> registry, 
       done_(std::move(done)),
       stub_(v1::Federation::NewStub(plan_.channel)) {}
 
-void SubmitCall::Start() {
-  call_ = registry_->Begin();
-  if (call_ == nullptr) return Finish(ShutDownStatus());
-  request_.set_assignment(plan_.assignment);
-  request_.mutable_manifest()->set_manifest(plan_.update.manifest);
-  request_.mutable_manifest()->set_signature(plan_.update.signature);
-  request_.mutable_manifest()->set_key_id(plan_.update.key_id);
-  call_->Watch(plan_.call_timeout);
-  stub_->async()->BeginSubmit(&call_->grpc(), &request_, &response_, [self = shared_from_this()](grpc::Status status) {
-    self->Announced(self->call_->Result(status));
-  });
+void SubmitCall::Start(std::unique_ptr<SubmitCall> call) {
+  call->call_ = call->registry_->Begin();
+  if (call->call_ == nullptr) return Finish(std::move(call), ShutDownStatus());
+  call->request_.set_assignment(call->plan_.assignment);
+  v1::SignedManifest* manifest = call->request_.mutable_manifest();
+  manifest->set_manifest(call->plan_.update.manifest);
+  manifest->set_signature(call->plan_.update.signature);
+  manifest->set_key_id(call->plan_.update.key_id);
+  call->call_->Watch(call->plan_.call_timeout);
+  SubmitCall* raw = call.release();
+  raw->stub_->async()->BeginSubmit(&raw->call_->grpc(), &raw->request_, &raw->response_,
+                                   [raw](const grpc::Status& status) {
+                                     const absl::Status result = raw->call_->Result(status);
+                                     Announced(std::unique_ptr<SubmitCall>(raw), result);
+                                   });
 }
 
-void SubmitCall::Announced(const absl::Status& status) {
-  call_->StopWatching();
-  if (!status.ok()) return Finish(status);
-  if (response_.has_receipt()) return Finish(FromProto(response_.receipt(), plan_.assignment));
-  const uint64_t size = plan_.update.tensors->bytes().size();
-  if (response_.answer_case() != v1::BeginSubmitResponse::kOffset || response_.offset() > size) {
-    return Finish(absl::InternalError(absl::StrCat("the server's answer breaks the protocol: it wants an update of ",
-                                                   size, " bytes from ", response_.offset(), " on")));
+void SubmitCall::Announced(std::unique_ptr<SubmitCall> call, const absl::Status& status) {
+  call->call_->StopWatching();
+  if (!status.ok()) return Finish(std::move(call), status);
+  if (call->response_.has_receipt()) {
+    absl::StatusOr<Receipt> receipt = FromProto(call->response_.receipt(), call->plan_.assignment);
+    return Finish(std::move(call), std::move(receipt));
   }
-  // The announcement stays registered until the upload has ended.
-  const std::shared_ptr<CallContext> upload = registry_->Begin();
-  if (upload == nullptr) return Finish(ShutDownStatus());
-  upload->Watch(plan_.idle_timeout);
-  (new UploadStream(shared_from_this(), upload, response_.offset()))->Begin();
+  const uint64_t size = call->plan_.update.tensors->bytes().size();
+  const uint64_t offset = call->response_.offset();
+  if (call->response_.answer_case() != v1::BeginSubmitResponse::kOffset || offset > size) {
+    return Finish(std::move(call),
+                  absl::InternalError(absl::StrCat("the server's answer breaks the protocol: it wants an update of ",
+                                                   size, " bytes from ", offset, " on")));
+  }
+  const std::shared_ptr<CallRegistry> registry = call->registry_;
+  const uint64_t announced = call->call_->id();
+  std::shared_ptr<CallContext> upload = registry->Begin();
+  if (upload == nullptr) return Finish(std::move(call), ShutDownStatus());
+  registry->Finish(announced);
+  upload->Watch(call->plan_.idle_timeout);
+  (new UploadStream(std::move(call), std::move(upload), offset))->Begin();
 }
 
-void SubmitCall::Finish(absl::StatusOr<Receipt> result) {
-  registry_->executor().Run(
-      [done = std::move(done_), result = std::move(result)]() mutable { std::move(done)(std::move(result)); });
-  if (call_ != nullptr) registry_->Finish(call_);
+void SubmitCall::Finish(std::unique_ptr<SubmitCall> call, absl::StatusOr<Receipt> result) {
+  const std::shared_ptr<CallRegistry> registry = call->registry_;
+  const uint64_t id = call->call_ == nullptr ? 0 : call->call_->id();
+  registry->executor().Run([call = std::move(call), result = std::move(result)]() mutable {
+    Callback<Receipt> done = std::move(call->done_);
+    call.reset();
+    std::move(done)(std::move(result));
+  });
+  registry->Finish(id);
 }
 
 }  // namespace strata::link

@@ -26,16 +26,17 @@ struct SubmitPlan {
 
 // A broken stream ends the submit with its error; the next submit of the same update goes on where the server synced.
 // Chunks are the update's mapping itself, never copies. `done` runs on the executor.
-class SubmitCall : public std::enable_shared_from_this<SubmitCall> {
+class SubmitCall {
  public:
   SubmitCall(SubmitPlan plan, std::shared_ptr<CallRegistry> registry, Callback<Receipt> done);
-  void Start();
+  // Owns itself from here to its end.
+  static void Start(std::unique_ptr<SubmitCall> call);
 
  private:
   friend class UploadStream;
 
-  void Announced(const absl::Status& status);
-  void Finish(absl::StatusOr<Receipt> result);
+  static void Announced(std::unique_ptr<SubmitCall> call, const absl::Status& status);
+  static void Finish(std::unique_ptr<SubmitCall> call, absl::StatusOr<Receipt> result);
 
   const SubmitPlan plan_;
   const std::shared_ptr<CallRegistry> registry_;
