@@ -1,0 +1,223 @@
+// Row kernels against their formulas in double, in every instruction set that this processor has, in fp32 and bf16.
+#include "kernels/cpu/row_ops.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace strata::kernels {
+namespace {
+
+struct Variant {
+  std::string name;
+  const RowOps* table;
+  Type type;
+};
+
+std::vector<Variant> Variants() {
+  std::vector<Variant> all;
+  for (const Type type : {Type::kF32, Type::kBF16}) {
+    const std::string suffix = type == Type::kF32 ? "_f32" : "_bf16";
+    all.push_back({"baseline" + suffix, &BaselineRowOps(), type});
+    if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
+      all.push_back({"avx2" + suffix, &Avx2RowOps(), type});
+    if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0)
+      all.push_back({"avx512" + suffix, &Avx512RowOps(), type});
+  }
+  return all;
+}
+
+class RowOpsTest : public ::testing::TestWithParam<Variant> {
+ protected:
+  // A matrix of the variant's type; values are exact in bf16.
+  struct Matrix {
+    Matrix(Type type, int64_t rows, int64_t cols, double scale, uint32_t seed) : type(type), rows(rows), cols(cols) {
+      floats.resize(static_cast<size_t>(rows * cols));
+      halves.resize(floats.size());
+      for (size_t i = 0; i < floats.size(); ++i) {
+        seed = seed * 1664525 + 1013904223;
+        floats[i] = static_cast<float>(scale * (static_cast<int>(seed >> 16 & 0xFF) - 128) / 128);
+      }
+      RoundToBf16(floats.data(), halves.data(), static_cast<int64_t>(floats.size()));
+      if (type == Type::kBF16) {
+        for (size_t i = 0; i < floats.size(); ++i)
+          floats[i] = static_cast<float>(at(static_cast<int64_t>(i) / cols, static_cast<int64_t>(i) % cols));
+      }
+    }
+    Rows view() {
+      return {.data = type == Type::kF32 ? static_cast<void*>(floats.data()) : halves.data(),
+              .type = type,
+              .rows = rows,
+              .cols = cols,
+              .stride = cols};
+    }
+    double at(int64_t r, int64_t c) const {
+      const auto i = static_cast<size_t>(r * cols + c);
+      if (type == Type::kF32) return static_cast<double>(floats[i]);
+      const uint32_t wide = static_cast<uint32_t>(halves[i]) << 16;
+      float value = 0;
+      std::memcpy(&value, &wide, sizeof value);
+      return static_cast<double>(value);
+    }
+    Type type;
+    int64_t rows, cols;
+    std::vector<float> floats;
+    std::vector<uint16_t> halves;
+  };
+  Matrix Make(int64_t rows, int64_t cols, double scale, uint32_t seed) const {
+    return {GetParam().type, rows, cols, scale, seed};
+  }
+  // Half a unit in the last place of the type, plus what fp32 arithmetic may lose.
+  double Limit(double value) const {
+    return std::abs(value) * (GetParam().type == Type::kF32 ? 1e-6 : 1.0 / 256) + 2e-6;
+  }
+  const RowOps& ops() const { return *GetParam().table; }
+  static constexpr int64_t kRows = 5, kCols = 83;
+};
+
+double Silu(double x) { return x / (1 + std::exp(-x)); }
+
+TEST_P(RowOpsTest, RmsNormAndItsGradient) {
+  Matrix x = Make(kRows, kCols, 3, 1);
+  Matrix delta = Make(kRows, kCols, 2, 2);
+  Matrix sum = Make(kRows, kCols, 0, 3);
+  Matrix out = Make(kRows, kCols, 0, 4);
+  Matrix dy = Make(kRows, kCols, 1, 5);
+  Matrix dx = Make(kRows, kCols, 1, 6);
+  const Matrix dx_before = dx;
+  std::vector<float> weight(kCols);
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] = 0.5F + static_cast<float>(i % 7) / 4;
+  std::vector<float> rstd(kRows);
+  const Rows delta_view = delta.view();
+  const Rows sum_view = sum.view();
+  ops().rms_norm(x.view(), &delta_view, &sum_view, weight.data(), 1e-5F, out.view(), rstd.data(), 0, kRows);
+  ops().rms_norm_backward(dy.view(), sum.view(), weight.data(), rstd.data(), dx.view(), true, 0, kRows);
+  for (int64_t t = 0; t < kRows; ++t) {
+    double squares = 0;
+    double dot = 0;
+    for (int64_t i = 0; i < kCols; ++i) {
+      EXPECT_NEAR(sum.at(t, i), x.at(t, i) + delta.at(t, i), Limit(sum.at(t, i)));
+      squares += sum.at(t, i) * sum.at(t, i);
+      dot += dy.at(t, i) * static_cast<double>(weight[static_cast<size_t>(i)]) * sum.at(t, i);
+    }
+    const double scale = 1 / std::sqrt(squares / kCols + 1e-5);
+    for (int64_t i = 0; i < kCols; ++i) {
+      const auto w = static_cast<double>(weight[static_cast<size_t>(i)]);
+      EXPECT_NEAR(out.at(t, i), sum.at(t, i) * scale * w, Limit(out.at(t, i)));
+      const double gradient =
+          dx_before.at(t, i) + scale * dy.at(t, i) * w - sum.at(t, i) * dot * scale * scale * scale / kCols;
+      EXPECT_NEAR(dx.at(t, i), gradient, Limit(gradient));
+    }
+  }
+}
+
+TEST_P(RowOpsTest, RopeTurnsAndTurnsBack) {
+  constexpr int64_t kHeads = 3;
+  constexpr int64_t kHead = 10;
+  Matrix x = Make(kRows, kHeads * kHead + 4, 2, 7);
+  const Matrix before = x;
+  std::vector<float> cos(kRows * kHead / 2);
+  std::vector<float> sin(cos.size());
+  for (size_t i = 0; i < cos.size(); ++i) {
+    cos[i] = std::cos(static_cast<float>(i));
+    sin[i] = std::sin(static_cast<float>(i));
+  }
+  ops().rope(x.view(), kHeads, kHead, cos.data(), sin.data(), false, 0, kRows);
+  const auto c = static_cast<double>(cos[7]);
+  const auto s = static_cast<double>(sin[7]);
+  const double u = before.at(1, kHead + 2);
+  const double v = before.at(1, kHead + 7);
+  EXPECT_NEAR(x.at(1, kHead + 2), u * c - v * s, Limit(2));
+  EXPECT_NEAR(x.at(1, kHead + 7), v * c + u * s, Limit(2));
+  ops().rope(x.view(), kHeads, kHead, cos.data(), sin.data(), true, 0, kRows);
+  for (int64_t t = 0; t < kRows; ++t) {
+    for (int64_t i = 0; i < x.cols; ++i) EXPECT_NEAR(x.at(t, i), before.at(t, i), 2 * Limit(3));
+  }
+}
+
+TEST_P(RowOpsTest, SwigluAndItsGradient) {
+  Matrix gate_up = Make(kRows, 2 * kCols, 6, 8);
+  const Matrix before = gate_up;
+  Matrix out = Make(kRows, kCols, 0, 9);
+  Matrix dout = Make(kRows, kCols, 1, 10);
+  const Matrix dy = dout;
+  ops().swiglu(gate_up.view(), out.view(), 0, kRows);
+  ops().swiglu_backward(gate_up.view(), dout.view(), 0, kRows);
+  for (int64_t t = 0; t < kRows; ++t) {
+    for (int64_t i = 0; i < kCols; ++i) {
+      const double g = before.at(t, i);
+      const double u = before.at(t, kCols + i);
+      const double sigmoid = 1 / (1 + std::exp(-g));
+      EXPECT_NEAR(out.at(t, i), Silu(g) * u, Limit(Silu(g) * u));
+      EXPECT_NEAR(dout.at(t, i), out.at(t, i), Limit(out.at(t, i)));
+      const double dgate = dy.at(t, i) * u * (sigmoid + Silu(g) * (1 - sigmoid));
+      EXPECT_NEAR(gate_up.at(t, i), dgate, Limit(dgate));
+      EXPECT_NEAR(gate_up.at(t, kCols + i), dy.at(t, i) * Silu(g), Limit(dy.at(t, i) * Silu(g)));
+    }
+  }
+}
+
+TEST_P(RowOpsTest, CrossEntropyAndItsGradient) {
+  Matrix logits = Make(kRows, kCols, 20, 11);
+  const Matrix before = logits;
+  const std::vector<int32_t> targets = {0, 82, 41, 7, 8};
+  std::vector<float> nll(kRows);
+  ops().cross_entropy(logits.view(), targets.data(), 0.25F, true, nll.data(), 0, kRows);
+  for (int64_t t = 0; t < kRows; ++t) {
+    double sum = 0;
+    for (int64_t i = 0; i < kCols; ++i) sum += std::exp(before.at(t, i));
+    EXPECT_NEAR(nll[static_cast<size_t>(t)], std::log(sum) - before.at(t, targets[static_cast<size_t>(t)]), 1e-5);
+    for (int64_t i = 0; i < kCols; ++i) {
+      const double gradient = 0.25 * (std::exp(before.at(t, i)) / sum - (i == targets[static_cast<size_t>(t)] ? 1 : 0));
+      EXPECT_NEAR(logits.at(t, i), gradient, Limit(gradient));
+    }
+  }
+}
+
+TEST_P(RowOpsTest, NaNStaysNaN) {
+  if (GetParam().type == Type::kF32) GTEST_SKIP() << "rounding is of bf16";
+  const std::vector<float> values = {std::nanf(""), INFINITY, -INFINITY, 3.3962e38F, 1.0F / 3, -0.0F};
+  std::vector<uint16_t> out(values.size());
+  ops().round_to_bf16(values.data(), out.data(), static_cast<int64_t>(values.size()));
+  EXPECT_GT(out[0] & 0x7FFF, 0x7F80);
+  EXPECT_EQ(out[1], 0x7F80);
+  EXPECT_EQ(out[2], 0xFF80);
+  EXPECT_EQ(out[3], 0x7F80) << "rounds up past the largest finite value";
+  EXPECT_EQ(out[4], 0x3EAB);
+  EXPECT_EQ(out[5], 0x8000);
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, RowOpsTest, ::testing::ValuesIn(Variants()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(SumSquaresTest, DoesNotDependOnThreads) {
+  std::vector<float> values(100001);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<float>(i));
+  const double one = SumSquares(values.data(), static_cast<int64_t>(values.size()), 1);
+  EXPECT_EQ(one, SumSquares(values.data(), static_cast<int64_t>(values.size()), 3));
+  EXPECT_NEAR(one, 50000, 5);
+}
+
+TEST(AdamWTest, OneStepByHand) {
+  float p = 1;
+  float g = 2;
+  float m = 0.5F;
+  float v = 0.25F;
+  AdamWStep step{
+      .learning_rate = 0.1F, .decay = 0.99F, .correction1 = 0.19F, .root_correction2 = 0.5F, .gradient_scale = 0.5F};
+  AdamW(&p, &g, &m, &v, 1, step, 1);
+  const double m1 = 0.9 * 0.5 + 0.1 * 1;
+  const double v1 = 0.999 * 0.25 + 0.001 * 1;
+  EXPECT_NEAR(m, m1, 1e-7);
+  EXPECT_NEAR(v, v1, 1e-7);
+  EXPECT_NEAR(p, 0.99 - 0.1 / 0.19 * m1 / (std::sqrt(v1) / 0.5 + 1e-8), 1e-6);
+  EXPECT_EQ(g, 0);
+}
+
+}  // namespace
+}  // namespace strata::kernels
