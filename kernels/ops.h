@@ -1,7 +1,7 @@
 // What surrounds the matrix products of a LoRA step, as plain loops over raw memory: norms, rotary positions, gated
-// units, the loss, the optimiser; and the bf16 matrix product for processors with matrix tiles. Formulas, precision and
-// reduction orders: README.md. Every function is deterministic for the same arguments, processor model and thread
-// count; threads are OpenMP's. Nothing allocates but MatMul's packing buffers.
+// units, the loss, the optimiser. Formulas, precision and reduction orders: README.md. Every function is deterministic
+// for the same arguments, processor model and thread count; threads are OpenMP's. Nothing allocates but SumSquares, a
+// few bytes.
 #ifndef STRATA_KERNELS_OPS_H_
 #define STRATA_KERNELS_OPS_H_
 
@@ -60,6 +60,10 @@ struct AdamWStep {
 // p *= decay; m, v <- moments of the scaled gradient; p -= lr / correction1 * m / (sqrt(v) / root_correction2 +
 // epsilon); the gradient is zeroed.
 void AdamW(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, int threads);
+
+// The same in a CUDA device's memory, in order on `stream` (a cudaStream_t); returns the launch's cudaError_t. Only in
+// a build with STRATA_CUDA.
+int AdamWCuda(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, void* stream);
 
 // out = source rounded to bf16 (nearest even), element by element.
 void RoundToBf16(const float* source, uint16_t* out, int64_t count);

@@ -72,9 +72,8 @@ class UploadStream final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
     const absl::Status result = call_->Result(status);
     call_->StopWatching();
     registry->executor().Run([stream = std::unique_ptr<UploadStream>(this), result]() mutable {
-      absl::StatusOr<Receipt> receipt = result.ok()
-                                            ? ReadReceipt(stream->response_, stream->owner_->plan_.assignment)
-                                            : absl::StatusOr<Receipt>(result);
+      absl::StatusOr<Receipt> receipt = result.ok() ? ReadReceipt(stream->response_, stream->owner_->plan_.assignment)
+                                                    : absl::StatusOr<Receipt>(result);
       Callback<Receipt> done = std::move(stream->owner_->done_);
       stream.reset();
       std::move(done)(std::move(receipt));

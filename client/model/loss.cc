@@ -10,17 +10,17 @@
 namespace strata::model {
 namespace {
 
-constexpr int64_t kChunkBytes = int64_t{24} << 20;
+// Logits at once: enough rows to make up for reading the head again, little beside the activations.
+constexpr int64_t kChunkElements = int64_t{12} << 20;
 
 }  // namespace
 
 std::vector<float> HeadLoss(const at::Tensor& hidden, const at::Tensor& head, const std::vector<int32_t>& targets,
                             double scale, const at::Tensor& d_hidden, Arena& arena) {
   const auto n = static_cast<int64_t>(targets.size());
-  const int64_t row_bytes = head.size(0) * static_cast<int64_t>(head.element_size());
-  const int64_t chunk = std::clamp<int64_t>(kChunkBytes / row_bytes, 16, std::max<int64_t>(n, 16));
+  const int64_t chunk = std::clamp<int64_t>(kChunkElements / head.size(0), 16, std::max<int64_t>(n, 16));
   ArenaScope scope(arena);
-  const at::Tensor logits_buffer = arena.Take({std::min(chunk, n), head.size(0)}, head.scalar_type());
+  const at::Tensor logits_buffer = arena.Take({std::min(chunk, n), head.size(0)}, hidden.scalar_type());
   const at::Tensor nll = at::empty({n}, hidden.options().dtype(at::kFloat));
   const at::Tensor wanted = at::empty({n}, at::kInt);
   std::copy(targets.begin(), targets.end(), wanted.data_ptr<int32_t>());

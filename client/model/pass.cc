@@ -25,7 +25,7 @@ Pass::Pass(const PassContext& context, const data::PackedBatch& batch)
     : c_(context),
       batch_(batch),
       tokens_(static_cast<int64_t>(batch.ids.size())),
-      type_(context.weights.embedding.scalar_type()),
+      type_(context.weights.activation_type),
       shape_{.num_heads = context.config.num_heads,
              .num_kv_heads = context.config.num_kv_heads,
              .head_dim = context.config.head_dim} {
@@ -112,7 +112,7 @@ void Pass::Forward(bool save, std::vector<at::Tensor>* hidden_states) {
   x_ = Take(c_.config.hidden_size);
   delta_ = Take(c_.config.hidden_size);
   has_delta_ = false;
-  at::index_select_out(x_, c_.weights.embedding, 0, IndexTensor(batch_.ids, c_.weights.embedding.device()));
+  x_.copy_(at::index_select(c_.weights.embedding, 0, IndexTensor(batch_.ids, c_.weights.embedding.device())));
   if (hidden_states != nullptr) hidden_states->push_back(x_.clone());
   for (size_t l = 0; l < c_.weights.layers.size(); ++l) {
     ForwardLayer(l, save && l >= first_layer_);

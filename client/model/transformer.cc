@@ -26,13 +26,14 @@ std::string Shape(const at::Tensor& t) { return absl::StrCat("[", t.size(0), ", 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(std::unique_ptr<ModelFiles> files,
                                                                config::ComputeDType dtype, at::Device device,
                                                                int threads) {
-  PrepareProcessor();
+  const bool native = PrepareProcessor() == Bf16Gemm::kNative || !device.is_cpu();
   return TorchGuard("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Transformer>> {
     c10::InferenceMode inference;
     at::set_num_threads(threads > 0 ? threads : runtime::NumCores());
     std::unique_ptr<Transformer> model(new Transformer(std::move(files), device));
     const at::ScalarType type = dtype == config::ComputeDType::kFp32 ? at::kFloat : at::kBFloat16;
     STRATA_ASSIGN_OR_RETURN(model->weights_, LoadWeights(*model->files_, type, device));
+    model->weights_.activation_type = native ? type : at::kFloat;
     model->inverse_frequencies_ = InverseFrequencies(model->config());
     STRATA_RETURN_IF_ERROR(model->Rebuild());
     return model;
@@ -60,7 +61,7 @@ absl::Status Transformer::Rebuild() {
   std::vector<std::array<SideAdapter, kNumGroups>> sides(weights_.layers.size());
   for (size_t l = 0; l < sides.size(); ++l) {
     for (size_t g = 0; g < kNumGroups; ++g)
-      sides[l][g] = SideAdapter(weights_.layers[l].groups[g], weights_.embedding.scalar_type());
+      sides[l][g] = SideAdapter(weights_.layers[l].groups[g], weights_.activation_type);
   }
   for (const auto* list : {&trained_, &side_base_}) {
     for (const NamedFactors& named : *list) {

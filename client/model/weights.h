@@ -41,6 +41,9 @@ struct Weights {
   at::Tensor head;       // the same tensor when tied
   at::Tensor final_norm;
   std::vector<LayerWeights> layers;
+  // What activations and adapter columns are computed in: the weights' type, or fp32 over bf16 weights on a processor
+  // without fast bf16 products (processor.h).
+  at::ScalarType activation_type = at::kFloat;
   size_t resident_bytes = 0;
 
   // The group and module that `name` is; nulls when there is none.

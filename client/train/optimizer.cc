@@ -2,6 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#ifdef STRATA_CUDA
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -22,6 +27,16 @@ void ComposedStep(const peft::AdapterState& state, const kernels::AdamWStep& s) 
   p.mul_(s.decay).addcdiv_(m, v.sqrt().div_(s.root_correction2).add_(s.epsilon), -s.learning_rate / s.correction1);
   gradient.zero_();
 }
+
+#ifdef STRATA_CUDA
+void CudaStep(const peft::AdapterState& state, const kernels::AdamWStep& s) {
+  const c10::cuda::CUDAGuard guard(state.values().device());
+  const int error = kernels::AdamWCuda(
+      state.values().data_ptr<float>(), state.gradients().data_ptr<float>(), state.first_moments().data_ptr<float>(),
+      state.second_moments().data_ptr<float>(), state.values().numel(), s, c10::cuda::getCurrentCUDAStream().stream());
+  C10_CUDA_CHECK(static_cast<cudaError_t>(error));
+}
+#endif
 
 }  // namespace
 
@@ -44,6 +59,9 @@ void Optimizer::Step(peft::AdapterState& state, double learning_rate, double nor
   s.root_correction2 = static_cast<float>(std::sqrt(1 - std::pow(options_.beta2, t)));
   if (options_.max_grad_norm > 0)
     s.gradient_scale = static_cast<float>(std::min(1.0, options_.max_grad_norm / (norm + 1e-6)));
+#ifdef STRATA_CUDA
+  if (state.values().is_cuda()) return CudaStep(state, s);
+#endif
   if (!state.values().is_cpu()) return ComposedStep(state, s);
   kernels::AdamW(state.values().data_ptr<float>(), state.gradients().data_ptr<float>(),
                  state.first_moments().data_ptr<float>(), state.second_moments().data_ptr<float>(),
