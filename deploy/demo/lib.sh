@@ -45,15 +45,27 @@ PY
   batch_size=$(recipe_value "['batch_size']") max_length=$(recipe_value "['max_length']")
   rate_federated=$(rate_of federated)
   mapfile -t sites < <(python3 -c 'import json,sys; [print(s["name"]) for s in json.load(open(sys.argv[1]))["sites"]]' "$recipe")
-  note "texts: manual pages in $(python3 -c 'import json,sys; print(", ".join(s["name"].capitalize() for s in json.load(open(sys.argv[1]))["sites"]))' "$recipe")"
-  local site language
-  for site in "${sites[@]}"; do
-    language=$(site_value "$site" language)
-    printf '  %-9s' "$site"
-    python3 "$root/deploy/demo/make_corpus.py" --pages "$cache/manpages/usr/share/man/$language" --out "$out/data/$site"
-  done
+  prepare_texts
   "$root/deploy/certs.sh" "$out/tls" "${sites[@]}" > "$out/logs/certs.log" 2>&1 || give_up "certificates" "$out/logs/certs.log"
   digest=$("$bin/strata-client" digest --model "$model") || give_up "the digest of the base model"
+}
+
+# Rendered once and kept beside the manual pages; rendered anew when what makes them changed.
+prepare_texts() {
+  local version kept site
+  version=$({ cat "$root/deploy/demo/make_corpus.py"; recipe_value "['sites']"; } | sha256sum | cut -c 1-12)
+  kept=$cache/demo-text-$version
+  if [ ! -f "$kept/.complete" ]; then
+    rm -rf "$cache"/demo-text-*
+    for site in "${sites[@]}"; do
+      note "texts: rendering the $(site_value "$site" language) manual pages for $site"
+      python3 "$root/deploy/demo/make_corpus.py" --pages "$cache/manpages/usr/share/man/$(site_value "$site" language)" \
+        --heldout-bytes "$(site_value "$site" heldout_bytes)" --rows-per-heldout-page "$(site_value "$site" rows_per_heldout_page)" \
+        --out "$kept/$site" | sed 's/^/  /'
+    done
+    touch "$kept/.complete"
+  fi
+  rm -rf "$out/data"; cp -r "$kept" "$out/data"; rm -f "$out/data/.complete"
 }
 
 train_section() { # rate
@@ -115,7 +127,7 @@ federate() { # rate folder
   "$bin/strata-server" --config "$folder/config/server.yaml" > "$log" 2>&1 & pids+=($!)
   local server=$! port=
   for _ in $(seq 200); do
-    port=$(sed -n 's/.*listening.*address=[^ ]*:\([0-9]*\).*/\1/p' "$log" | head -n 1)
+    port=$(sed -n 's/.*listening.* sites=[^ ]*:\([0-9]*\).*/\1/p' "$log" | head -n 1)
     [ -n "$port" ] && break
     kill -0 $server 2>/dev/null || give_up "the server" "$log"
     read -r -t 0.05 <> <(:) || true
