@@ -1,6 +1,7 @@
 #include "server/service/upload_reactor.h"
 
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/status/status_macros.h"
@@ -67,8 +68,9 @@ void UploadReactor::Complete(const absl::Status& started, bool gone) {
     Fail(started.ok() ? absl::CancelledError("the site closed the stream before the update was whole") : started);
     return;
   }
-  sink_->Finish(MakeReply<v1::Receipt>([this](absl::StatusOr<v1::Receipt> receipt) {
-    // The sink stays until OnDone: this runs inside its own call.
+  // The answer may come inside the sink's own call, and take this reactor with it; the sink outlives both.
+  const std::unique_ptr<UploadSink> sink = std::move(sink_);
+  sink->Finish(MakeReply<v1::Receipt>([this](absl::StatusOr<v1::Receipt> receipt) {
     if (receipt.ok()) *response_ = ToBuffer(*receipt);
     Finish(ToGrpc(receipt.status()));
   }));

@@ -18,7 +18,8 @@ namespace strata::service {
 
 // One Upload call. Chunks are checked (CRC, offset) and written on the executor, one at a time; the next is asked for
 // when the one before is written, so that HTTP/2's flow control holds back a site that is faster than the disk. The
-// sink is dropped before the call is answered with an error. Deletes itself.
+// sink is dropped where it was called, not on a thread of gRPC's, and before the call is answered with an error of this
+// class's own. Deletes itself.
 class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
   // `context`, `response`: the call's own. `executor` is borrowed.
