@@ -84,6 +84,12 @@ class GatedLink : public link::FederationLink {
   std::string Describe(const link::CheckInAnswer& answer) {
     if (const auto* later = std::get_if<link::ComeBack>(&answer)) return "come back: " + later->reason;
     const auto& assignment = std::get<link::Assignment>(answer);
+    for (const auto& [id, promise] : journal_.receipts) {
+      if (assignment.train && promise.site == site_ && promise.round == assignment.round) {
+        journal_.Fail(absl::StrCat("the receipt of ", site_, " for round ", assignment.round, " was forgotten: it is ",
+                                   "to train again"));
+      }
+    }
     journal_.assignments[assignment.id] = {.site = site_, .round = assignment.round};
     return absl::StrCat(assignment.train ? "train " : "evaluate ", assignment.round, ".", assignment.attempt,
                         " version ", assignment.version, " ", secure::ToHex(assignment.id));

@@ -33,6 +33,8 @@ class Invariants {
   void CheckVersions(const v1::ListVersionsResponse& versions, runtime::FileSystem& files, const std::string& blobs);
   // At the end of the job.
   void CheckEnd(const v1::JobReport& report);
+  // The newest version that was looked into.
+  uint32_t checked_version() const { return checked_version_; }
 
  private:
   absl::StatusOr<Dense> Decode(const v1::VersionInfo& version, runtime::FileSystem& files, const std::string& blobs);

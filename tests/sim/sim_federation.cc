@@ -19,15 +19,15 @@ namespace {
 constexpr absl::Duration kFaultyTime = absl::Minutes(25);  // afterwards nothing goes wrong any more
 constexpr absl::Duration kLimit = absl::Hours(12);
 constexpr uint64_t kMaxEvents = 400'000;
-constexpr absl::Duration kStuck = absl::Seconds(20);         // of real time, in one call
-constexpr absl::Duration kThreads = absl::Milliseconds(50);  // of real time: gRPC's threads have surely done their part
+constexpr absl::Duration kPatience = absl::Seconds(30);  // what a server may take to answer, a full disk included
+constexpr absl::Duration kStuck = absl::Seconds(20);     // of real time: gRPC's threads do nothing any more
 
 class Simulation {
  public:
   Simulation(uint64_t seed, bool verbose)
       : draws_(runtime::RandomKey{.purpose = "simulation", .seed = seed, .round = 0, .site = ""}),
         journal_(clock_, verbose),
-        server_(clock_, server_executor_, seed * 10 + 1),
+        server_(clock_, server_executor_, wire_, seed * 10 + 1),
         job_(DrawJob()) {
     invariants_ = std::make_unique<Invariants>(job_, journal_);
     const bool calm = Chance(0.1);
@@ -58,17 +58,21 @@ class Simulation {
 
   void ServerUp();
   void ServerDown(bool lose, const std::string& fault, absl::Duration pause);
+  void StopServer(bool lose);
   void SubmitJob();
   void Watch();
   void Observe();
   bool Step();
+  bool ContinueCall();
+  bool AwaitWire();
   bool AdvanceTime();
   bool Ended() const;
 
   runtime::Philox draws_;
   uint64_t drawn_ = 0;
   testing::SimClock clock_;
-  testing::SimExecutor server_executor_{clock_}, client_executor_{clock_};
+  // gRPC's threads post to the wire, nobody else's do anything.
+  testing::SimExecutor server_executor_{clock_}, wire_{clock_}, client_executor_{clock_};
   Journal journal_;
   CallGate gate_;
   ServerMachine server_;
@@ -77,8 +81,8 @@ class Simulation {
   std::vector<std::unique_ptr<SiteMachine>> sites_;
   std::vector<size_t> seen_requests_;
   std::multimap<absl::Duration, std::function<void()>> plan_;
-  absl::Duration room_until_;  // a server that was short of room tries again for a while
   bool doomed_ = false;        // the server's disk is set to halt
+  absl::Duration call_began_;  // of the call under way
 
   std::string job_id_;
   uint64_t seen_revision_ = 0;
@@ -137,7 +141,7 @@ void Simulation::AddSite(int number, uint64_t seed, bool calm) {
   offer.identity = {.weights = std::string(32, 'w'), .semantics = std::string(32, 's'), .encoding = "fp32"};
   offer.modules = job_.modules;
   options.offers = {offer};
-  sites_.push_back(std::make_unique<SiteMachine>(options, clock_, client_executor_, server_executor_, gate_, journal_,
+  sites_.push_back(std::make_unique<SiteMachine>(options, clock_, client_executor_, wire_, gate_, journal_,
                                                  [this] { return server_.on() && !server_.files().halted(); }));
   seen_requests_.push_back(0);
 }
@@ -173,9 +177,8 @@ void Simulation::PlanServerFault(absl::Duration when) {
     }
     default: {
       const uint64_t room = Below(20'000);
-      At(when, [this, room, pause] {
+      At(when, [this, room] {
         Count("server_disk_full", "server");
-        room_until_ = clock_.Monotonic() + pause + absl::Minutes(1);
         server_.files().SetCapacity(server_.files().used_bytes() + room);
       });
       At(when + pause, [this] { server_.files().SetCapacity(std::numeric_limits<uint64_t>::max()); });
@@ -224,16 +227,24 @@ void Simulation::ServerUp() {
   watching_ = false;
 }
 
-// REQUIRES: no call is under way.
+// A call under way ends with UNAVAILABLE, whatever the server was about to say.
+void Simulation::StopServer(bool lose) {
+  server_.Die();
+  while (gate_.busy() && AwaitWire()) {
+  }
+  for (auto& site : sites_) site->Connect(nullptr).IgnoreError();
+  server_.Bury(lose);
+}
+
 void Simulation::ServerDown(bool lose, const std::string& fault, absl::Duration pause) {
   if (!server_.on()) return;
   Count(fault, "server");
-  for (auto& site : sites_) site->Connect(nullptr).IgnoreError();
-  server_.Crash(lose);
+  StopServer(lose);
   doomed_ = false;
   watching_ = false;
   fresh_report_.reset();
   fresh_versions_.reset();
+  listed_version_ = invariants_->checked_version();
   At(clock_.Monotonic() + pause, [this] { ServerUp(); });
 }
 
@@ -245,7 +256,6 @@ void Simulation::SubmitJob() {
     job_id_ = response->id();
   });
   server_executor_.RunUntil([this] { return !job_id_.empty() || !journal_.violations().empty(); }, absl::Seconds(10));
-  server_.files().SyncAll();  // faults begin after the operator had the answer
 }
 
 void Simulation::Watch() {
@@ -286,30 +296,46 @@ bool Simulation::Ended() const {
   return report_.has_value() && (report_->summary().state() == v1::DONE || report_->summary().state() == v1::FAILED);
 }
 
+// One event. Which one is next never depends on how fast gRPC's threads are: what they post goes to the wire alone,
+// and the wire is looked at only when the server has nothing left to do. What one call makes them post is a chain (the
+// request, the chunks one by one, the answer), so the wire has its order too.
 bool Simulation::Step() {
-  if (server_executor_.RunUntilIdle(1) == 1) return true;
-  if (gate_.busy()) {
-    // The rest of this call is with gRPC's threads, or the server waits for room on its disk.
-    const bool short_of_room = clock_.Monotonic() < room_until_ && server_executor_.UntilNext() < absl::Minutes(1);
-    if (server_executor_.WaitForEvent(short_of_room ? kThreads : kStuck)) return true;
-    if (short_of_room) {
-      clock_.Advance(server_executor_.UntilNext());
-      return true;
-    }
-    journal_.Fail("a call got no answer");
-    return false;
-  }
-  if (doomed_ && server_.files().halted()) {
+  if (doomed_ && server_.on() && server_.files().halted()) {
     ServerDown(Chance(0.5), "server_died_writing", Between(1, 200));
     return true;
   }
-  if (gate_.StartNext()) return true;
+  if (server_executor_.RunUntilIdle(1) == 1) return true;
+  if (gate_.busy()) return ContinueCall();
+  if (gate_.StartNext()) {
+    call_began_ = clock_.Monotonic();
+    return true;
+  }
   if (client_executor_.RunUntilIdle(1) == 1) return true;
   return AdvanceTime();
 }
 
+bool Simulation::ContinueCall() {
+  if (wire_.RunUntilIdle(1) == 1) return true;
+  if (server_.num_open() == 0) return AwaitWire();
+  // The server waits for a timer of its own, such as for room on its disk.
+  const absl::Duration step = std::min(server_executor_.UntilNext(), wire_.UntilNext());
+  if (clock_.Monotonic() + step > call_began_ + kPatience) {
+    journal_.Fail("the server keeps a call waiting");
+    return false;
+  }
+  clock_.Advance(step);
+  return true;
+}
+
+// The call is with gRPC's threads: runs what they post next.
+bool Simulation::AwaitWire() {
+  if (wire_.WaitForEvent(kStuck) && wire_.RunUntilIdle(1) == 1) return true;
+  journal_.Fail("a call got no answer");
+  return false;
+}
+
 bool Simulation::AdvanceTime() {
-  absl::Duration step = std::min(server_executor_.UntilNext(), client_executor_.UntilNext());
+  const absl::Duration step = std::min(server_executor_.UntilNext(), client_executor_.UntilNext());
   const absl::Duration now = clock_.Monotonic();
   if (!plan_.empty() && plan_.begin()->first - now <= step) {
     clock_.Advance(std::max(absl::ZeroDuration(), plan_.begin()->first - now));
@@ -338,22 +364,22 @@ SimResult Simulation::Run() {
     if (!Step()) break;
     Observe();
   }
-  // The last version may still have to be listed.
-  for (int i = 0; i < 1000 && journal_.violations().empty() && Ended() && Step(); ++i) Observe();
-  while (gate_.busy() && server_executor_.WaitForEvent(kStuck)) server_executor_.RunUntilIdle();
+  // The last versions may still have to be listed.
+  while (journal_.violations().empty() && Ended() && invariants_->checked_version() < report_->summary().version()) {
+    if (++result_.num_events >= kMaxEvents || !Step()) break;
+    Observe();
+  }
   if (journal_.violations().empty() && report_.has_value()) invariants_->CheckEnd(*report_);
   if (!report_.has_value()) journal_.Fail("the server never said anything");
   if (report_.has_value()) {
     result_.outcome = absl::StrCat(v1::JobState_Name(report_->summary().state()), " ", report_->summary().reason());
     journal_.Note("job", result_.outcome);
   }
+  StopServer(true);
   result_.simulated_seconds = absl::ToDoubleSeconds(clock_.Monotonic());
   result_.trace_hash = journal_.TraceHash();
   result_.violations = journal_.violations();
-  for (auto& site : sites_) {
-    site->PowerOff();
-    site->Connect(nullptr).IgnoreError();
-  }
+  for (auto& site : sites_) site->PowerOff();
   client_executor_.Clear();
   return result_;
 }

@@ -6,49 +6,64 @@
 
 namespace strata::sim {
 
-ServerMachine::ServerMachine(testing::SimClock& clock, testing::SimExecutor& executor, uint64_t seed)
+ServerMachine::ServerMachine(testing::SimClock& clock, testing::SimExecutor& executor, testing::SimExecutor& wire,
+                             uint64_t seed)
     : executor_(executor),
+      wire_(wire),
       entropy_(seed),
       files_(clock),
-      runtime_{.clock = clock, .executor = executor, .entropy = entropy_, .files = files_} {}
+      runtime_{.clock = clock, .executor = executor, .entropy = entropy_, .files = files_},
+      wire_runtime_{.clock = clock, .executor = wire, .entropy = entropy_, .files = files_},
+      backend_(wire) {}
+
+ServerMachine::~ServerMachine() {
+  Die();
+  Bury(true);
+}
 
 absl::Status ServerMachine::PowerOn() {
   server::ServerOptions options;
   options.state_dir = state_dir_;
   server_ = std::make_unique<server::FederationServer>(runtime_, options);
-  if (absl::Status started = server_->Start(); !started.ok()) {
+  absl::Status started = server_->Start();
+  if (started.ok()) {
+    auto listener = service::Listener::Start({}, backend_, wire_runtime_);
+    started = listener.status();
+    if (listener.ok()) listener_ = *std::move(listener);
+  }
+  if (started.ok()) {
+    backend_.set_server(server_.get());
+  } else {
     server_ = nullptr;
     executor_.Clear();
-    return started;
   }
-  STRATA_ASSIGN_OR_RETURN(listener_, service::Listener::Start({}, *server_, runtime_));
-  return absl::OkStatus();
+  return started;
 }
 
-void ServerMachine::PowerOff() {
+void ServerMachine::Die() {
+  files_.HaltAfter(0);
+  backend_.set_server(nullptr);
+  executor_.Clear();
+  server_ = nullptr;
+}
+
+void ServerMachine::Bury(bool lose) {
   if (listener_ != nullptr) listener_->Shutdown(absl::ZeroDuration());
   listener_ = nullptr;
-  server_ = nullptr;
-  executor_.Clear();
-}
-
-void ServerMachine::Crash(bool lose) {
-  // From here on nothing that the dying process does reaches its disk.
-  files_.HaltAfter(0);
-  PowerOff();
+  wire_.Clear();
   lose ? files_.Crash() : files_.Kill();
 }
 
-SiteMachine::SiteMachine(const SiteOptions& options, testing::SimClock& clock, testing::SimExecutor& client_executor,
-                         testing::SimExecutor& call_executor, CallGate& gate, Journal& journal,
+SiteMachine::SiteMachine(const SiteOptions& options, testing::SimClock& clock, testing::SimExecutor& executor,
+                         testing::SimExecutor& wire, CallGate& gate, Journal& journal,
                          std::function<bool()> server_is_well)
     : options_(options),
       gate_(gate),
       entropy_(options.seed),
       files_(clock),
-      runtime_{.clock = clock, .executor = client_executor, .entropy = entropy_, .files = files_},
-      call_runtime_{.clock = clock, .executor = call_executor, .entropy = entropy_, .files = files_},
-      training_(client_executor, options.seed + 1),
+      runtime_{.clock = clock, .executor = executor, .entropy = entropy_, .files = files_},
+      wire_runtime_{.clock = clock, .executor = wire, .entropy = entropy_, .files = files_},
+      training_(executor, options.seed + 1),
       trainer_({.failure_rate = options.failure_rate, .failure_seed = options.seed + 2, .on_step = {}}),
       gated_(options.name, gate, journal, std::move(server_is_well)) {}
 
@@ -89,7 +104,8 @@ absl::Status SiteMachine::Connect(std::shared_ptr<grpc::Channel> channel) {
   link::LinkOptions options;
   options.channel = std::move(channel);
   options.site = options_.name;
-  STRATA_ASSIGN_OR_RETURN(grpc_, link::GrpcFederationLink::Create(options, call_runtime_));
+  options.chunk_bytes = 400;  // several chunks an update, so that a server also dies between them
+  STRATA_ASSIGN_OR_RETURN(grpc_, link::GrpcFederationLink::Create(options, wire_runtime_));
   gated_.set_target(grpc_.get());
   return absl::OkStatus();
 }

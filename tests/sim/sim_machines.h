@@ -13,6 +13,7 @@
 #include "server/server.h"
 #include "server/service/listener.h"
 #include "tests/sim/gated_link.h"
+#include "tests/sim/wire_backend.h"
 #include "tests/testing/fake_trainer.h"
 #include "tests/testing/faulty_link.h"
 #include "tests/testing/sim_entropy.h"
@@ -21,19 +22,24 @@
 
 namespace strata::sim {
 
-// The server runs on an executor of its own: while a call is under way only that one is pumped.
+// The server runs on `executor`, what gRPC's threads bring it on `wire`.
 class ServerMachine {
  public:
-  ServerMachine(testing::SimClock& clock, testing::SimExecutor& executor, uint64_t seed);
-  ~ServerMachine() { PowerOff(); }
+  ServerMachine(testing::SimClock& clock, testing::SimExecutor& executor, testing::SimExecutor& wire, uint64_t seed);
+  ~ServerMachine();
 
-  // Starts the real server on what its disk holds. REQUIRES: it is off, no call is under way.
+  // Starts the real server on what its disk holds. REQUIRES: it is off.
   absl::Status PowerOn();
-  // The process dies. `lose`: unsynced bytes with it, as in a power failure.
-  void PowerOff();
-  void Crash(bool lose);
+  // The process dies in the middle of whatever it does: what it had not answered ends with UNAVAILABLE, and nothing
+  // more reaches its disk.
+  void Die();
+  // Clears away what Die left. `lose`: unsynced bytes too, as in a power failure. REQUIRES: no call is under way, no
+  // link is connected.
+  void Bury(bool lose);
 
   bool on() const { return server_ != nullptr; }
+  // Requests that the server has not answered yet.
+  int num_open() const { return backend_.num_open(); }
   server::FederationServer& server() { return *server_; }
   std::shared_ptr<grpc::Channel> Channel() { return listener_->InProcessChannel(); }
   testing::SimFileSystem& files() { return files_; }
@@ -42,9 +48,11 @@ class ServerMachine {
  private:
   const std::string state_dir_ = "/server";
   testing::SimExecutor& executor_;
+  testing::SimExecutor& wire_;
   testing::SimEntropy entropy_;
   testing::SimFileSystem files_;
-  runtime::Runtime runtime_;
+  runtime::Runtime runtime_, wire_runtime_;
+  WireBackend backend_;
   std::unique_ptr<server::FederationServer> server_;
   std::unique_ptr<service::Listener> listener_;
 };
@@ -79,10 +87,9 @@ struct SiteOptions {
 
 class SiteMachine {
  public:
-  // `client_executor` runs the client, `call_executor` (the server's) what a call does on this side.
-  SiteMachine(const SiteOptions& options, testing::SimClock& clock, testing::SimExecutor& client_executor,
-              testing::SimExecutor& call_executor, CallGate& gate, Journal& journal,
-              std::function<bool()> server_is_well);
+  // `executor` runs the client, `wire` what a call does on this side.
+  SiteMachine(const SiteOptions& options, testing::SimClock& clock, testing::SimExecutor& executor,
+              testing::SimExecutor& wire, CallGate& gate, Journal& journal, std::function<bool()> server_is_well);
   ~SiteMachine() { PowerOff(); }
 
   absl::Status PowerOn();
@@ -107,7 +114,7 @@ class SiteMachine {
   CallGate& gate_;
   testing::SimEntropy entropy_;
   testing::SimFileSystem files_;
-  runtime::Runtime runtime_, call_runtime_;
+  runtime::Runtime runtime_, wire_runtime_;
   TrainingExecutor training_;
   testing::FakeTrainer trainer_;
   GatedLink gated_;
