@@ -38,6 +38,17 @@ void AddProduct(std::vector<double>& dw, const std::vector<T>& a, const std::vec
   }
 }
 
+absl::Status AddAdapter(Dense& dense, const adapter::Adapter& adapter) {
+  for (const adapter::Factors& factors : adapter.modules()) {
+    std::vector<double> a(static_cast<size_t>(factors.rank * factors.in));
+    std::vector<double> b(static_cast<size_t>(factors.out * factors.rank));
+    STRATA_RETURN_IF_ERROR(format::ToDouble(factors.a, a));
+    STRATA_RETURN_IF_ERROR(format::ToDouble(factors.b, b));
+    if (factors.rank > 0) AddProduct(dense[factors.module], a, b, factors.rank, factors.in, factors.scaling);
+  }
+  return absl::OkStatus();
+}
+
 bool SameTargets(const std::vector<train::Target>& x, const std::vector<train::Target>& y) {
   return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const auto& s, const auto& t) {
     return s.module == t.module && s.rank == t.rank && s.scaling == t.scaling;
@@ -47,11 +58,26 @@ bool SameTargets(const std::vector<train::Target>& x, const std::vector<train::T
 }  // namespace
 
 void Invariants::Trained(const train::TrainRequest& request) {
+  CheckBase(request);
   if (!request.train) return;
   const auto key = std::pair(static_cast<uint32_t>(request.round), request.site);
   const auto [known, added] = requests_.try_emplace(key, Request{request.seed, request.targets});
   if (!added && (known->second.seed != request.seed || !SameTargets(known->second.targets, request.targets))) {
     journal_.Fail(absl::StrCat("round ", request.round, " asked ", request.site, " for two different things"));
+  }
+}
+
+// What a site works from is, bit by bit, a version of the server's.
+void Invariants::CheckBase(const train::TrainRequest& request) {
+  const auto version = versions_.find(static_cast<uint32_t>(request.train ? request.round - 1 : request.round));
+  if (version == versions_.end()) return;
+  Dense base;
+  for (const auto& blob : request.base) {
+    if (const absl::Status added = AddAdapter(base, *blob); !added.ok()) journal_.Fail(added.ToString());
+  }
+  if (base != version->second) {
+    journal_.Fail(absl::StrCat(request.site, " works in round ", request.round, " from something else than version ",
+                               version->first));
   }
 }
 
@@ -101,13 +127,7 @@ absl::StatusOr<Dense> Invariants::Decode(const v1::VersionInfo& version, runtime
     if (secure::Sha256(bytes) != digest) return absl::DataLossError(path);
     STRATA_ASSIGN_OR_RETURN(auto tensors, format::Safetensors::Open(files, path));
     STRATA_ASSIGN_OR_RETURN(const auto opened, adapter::Adapter::FromTensors(std::move(tensors), UnitScaling, nullptr));
-    for (const adapter::Factors& factors : opened.modules()) {
-      std::vector<double> a(static_cast<size_t>(factors.rank * factors.in));
-      std::vector<double> b(static_cast<size_t>(factors.out * factors.rank));
-      STRATA_RETURN_IF_ERROR(format::ToDouble(factors.a, a));
-      STRATA_RETURN_IF_ERROR(format::ToDouble(factors.b, b));
-      if (factors.rank > 0) AddProduct(dense[factors.module], a, b, factors.rank, factors.in, factors.scaling);
-    }
+    STRATA_RETURN_IF_ERROR(AddAdapter(dense, opened));
   }
   return dense;
 }
@@ -141,6 +161,7 @@ void Invariants::CheckVersions(const v1::ListVersionsResponse& versions, runtime
       journal_.Fail(absl::StrCat("version ", version.version(), " cannot be read: ", dense.status().ToString()));
       return;
     }
+    const Dense decoded = *dense;
     Dense expected = Expected(version.round());
     for (const config::ModuleShape& module : job_.modules) {
       std::vector<double>& now = (*dense)[module.name];
@@ -159,7 +180,8 @@ void Invariants::CheckVersions(const v1::ListVersionsResponse& versions, runtime
             absl::StrCat("version ", version.version(), " is off by ", std::sqrt(error / scale), " in ", module.name));
       }
     }
-    last_ = *std::move(dense);
+    last_ = *dense;
+    versions_[version.version()] = decoded;
     checked_version_ = version.version();
     for (const std::string& digest : version.blobs()) journal_.Note("blob", secure::ToHex(digest));
   }

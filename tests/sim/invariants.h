@@ -39,6 +39,7 @@ class Invariants {
  private:
   absl::StatusOr<Dense> Decode(const v1::VersionInfo& version, runtime::FileSystem& files, const std::string& blobs);
   Dense Expected(uint32_t round);
+  void CheckBase(const train::TrainRequest& request);
   void CheckPromises(const v1::RoundReport& round);
 
   const config::JobOptions job_;
@@ -49,7 +50,7 @@ class Invariants {
   };
   std::map<std::pair<uint32_t, std::string>, Request> requests_;  // (round, site)
   std::map<uint32_t, std::set<std::string>> accepted_;            // of committed rounds
-  std::map<uint32_t, std::vector<std::string>> known_blobs_;      // of versions
+  std::map<uint32_t, Dense> versions_ = {{0, {}}};
   Dense last_;
   uint32_t checked_version_ = 0;
   uint32_t newest_version_ = 0;

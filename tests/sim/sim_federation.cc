@@ -16,6 +16,8 @@
 namespace strata::sim {
 namespace {
 
+constexpr double kFaultsUntil = 600;                       // seconds: later nothing is planned to break; most jobs
+                                                           // are done by then
 constexpr absl::Duration kFaultyTime = absl::Minutes(25);  // afterwards nothing goes wrong any more
 constexpr absl::Duration kLimit = absl::Hours(12);
 constexpr uint64_t kMaxEvents = 400'000;
@@ -50,6 +52,7 @@ class Simulation {
   void PlanFaults();
   void PlanServerFault(absl::Duration when);
   void PlanSiteFault(absl::Duration when, SiteMachine& site);
+  void SiteDown(SiteMachine& site, bool lose, const std::string& fault, absl::Duration pause);
   void At(absl::Duration when, std::function<void()> what) { plan_.emplace(when, std::move(what)); }
   void Count(const std::string& fault, const std::string& who) {
     ++result_.faults[fault];
@@ -63,6 +66,7 @@ class Simulation {
   void Watch();
   void Observe();
   bool Step();
+  bool BuryTheDead();
   bool ContinueCall();
   bool AwaitWire();
   bool AdvanceTime();
@@ -103,10 +107,10 @@ config::JobOptions Simulation::DrawJob() {
   const adapter::BaseIdentity base{
       .weights = std::string(32, 'w'), .semantics = std::string(32, 's'), .encoding = "fp32"};
   job.model_digests = {base.Digest()};
-  job.rounds.count = static_cast<uint32_t>(2 + Below(2));
+  job.rounds.count = static_cast<uint32_t>(2 + Below(4));
   job.rounds.min_sites = static_cast<uint32_t>(1 + Below(3));
-  job.rounds.timeout = Between(300, 1200);
-  job.rounds.max_attempts = 5;
+  job.rounds.timeout = Between(60, 900);
+  job.rounds.max_attempts = static_cast<uint32_t>(1 + Below(6));
   if (Chance(0.3)) job.rounds.report_goal = job.rounds.min_sites;
   job.training.adapter.rank = 2;
   job.training.adapter.alpha = 4;
@@ -147,9 +151,9 @@ void Simulation::AddSite(int number, uint64_t seed, bool calm) {
 }
 
 void Simulation::PlanFaults() {
-  for (uint64_t i = Below(4); i > 0; --i) PlanServerFault(Between(5, 1200));
+  for (uint64_t i = Below(7); i > 0; --i) PlanServerFault(Between(5, kFaultsUntil));
   for (auto& site : sites_) {
-    for (uint64_t i = Below(3); i > 0; --i) PlanSiteFault(Between(5, 1200), *site);
+    for (uint64_t i = Below(4); i > 0; --i) PlanSiteFault(Between(5, kFaultsUntil), *site);
   }
   At(kFaultyTime, [this] {
     for (auto& site : sites_) {
@@ -170,9 +174,7 @@ void Simulation::PlanServerFault(absl::Duration when) {
     case 2: {  // dies at a chosen write, in the middle of whatever it is doing then
       const uint64_t writes = Below(60);
       return At(when, [this, writes] {
-        if (!server_.on() || doomed_) return;
-        doomed_ = true;
-        server_.files().HaltAfter(writes);
+        if (server_.on()) server_.files().HaltAfter(writes);
       });
     }
     default: {
@@ -188,7 +190,7 @@ void Simulation::PlanServerFault(absl::Duration when) {
 
 void Simulation::PlanSiteFault(absl::Duration when, SiteMachine& site) {
   const absl::Duration pause = Between(1, 200);
-  const uint64_t kind = Below(3);
+  const uint64_t kind = Below(4);
   if (kind == 2) {
     const uint64_t room = Below(3'000);
     At(when, [this, &site, room] {
@@ -197,19 +199,27 @@ void Simulation::PlanSiteFault(absl::Duration when, SiteMachine& site) {
     });
     return At(when + pause, [&site] { site.files().SetCapacity(std::numeric_limits<uint64_t>::max()); });
   }
-  At(when, [this, &site, kind, pause] {
-    if (!site.on()) return;
-    Count(kind == 0 ? "site_power_loss" : "site_killed", site.name());
-    site.Crash(kind == 0);
-    std::function<void()> up = [this, &site] {
-      if (const absl::Status status = site.PowerOn(); !status.ok()) {
-        // Its disk may still be full; an operator would try again.
-        journal_.Note(site.name(), "did not start: " + status.ToString());
-        site.files().SetCapacity(std::numeric_limits<uint64_t>::max());
-        if (const absl::Status again = site.PowerOn(); !again.ok()) journal_.Fail(again.ToString());
-      }
-    };
-    At(clock_.Monotonic() + pause, std::move(up));
+  if (kind == 3) {  // dies at a chosen write
+    const uint64_t writes = Below(30);
+    return At(when, [&site, writes] {
+      if (site.on()) site.files().HaltAfter(writes);
+    });
+  }
+  At(when,
+     [this, &site, kind, pause] { SiteDown(site, kind == 0, kind == 0 ? "site_power_loss" : "site_killed", pause); });
+}
+
+void Simulation::SiteDown(SiteMachine& site, bool lose, const std::string& fault, absl::Duration pause) {
+  if (!site.on()) return;
+  Count(fault, site.name());
+  site.Crash(lose);
+  At(clock_.Monotonic() + pause, [this, &site] {
+    if (const absl::Status status = site.PowerOn(); !status.ok()) {
+      // Its disk may still be full; an operator would try again.
+      journal_.Note(site.name(), "did not start: " + status.ToString());
+      site.files().SetCapacity(std::numeric_limits<uint64_t>::max());
+      if (const absl::Status again = site.PowerOn(); !again.ok()) journal_.Fail(again.ToString());
+    }
   });
 }
 
@@ -240,7 +250,6 @@ void Simulation::ServerDown(bool lose, const std::string& fault, absl::Duration 
   if (!server_.on()) return;
   Count(fault, "server");
   StopServer(lose);
-  doomed_ = false;
   watching_ = false;
   fresh_report_.reset();
   fresh_versions_.reset();
@@ -300,10 +309,7 @@ bool Simulation::Ended() const {
 // and the wire is looked at only when the server has nothing left to do. What one call makes them post is a chain (the
 // request, the chunks one by one, the answer), so the wire has its order too.
 bool Simulation::Step() {
-  if (doomed_ && server_.on() && server_.files().halted()) {
-    ServerDown(Chance(0.5), "server_died_writing", Between(1, 200));
-    return true;
-  }
+  if (BuryTheDead()) return true;
   if (server_executor_.RunUntilIdle(1) == 1) return true;
   if (gate_.busy()) return ContinueCall();
   if (gate_.StartNext()) {
@@ -312,6 +318,20 @@ bool Simulation::Step() {
   }
   if (client_executor_.RunUntilIdle(1) == 1) return true;
   return AdvanceTime();
+}
+
+// A machine whose disk has halted is dead, whatever its processes still mean to do.
+bool Simulation::BuryTheDead() {
+  if (server_.on() && server_.files().halted()) {
+    ServerDown(Chance(0.5), "server_died_writing", Between(1, 200));
+    return true;
+  }
+  for (auto& site : sites_) {
+    if (!site->on() || !site->files().halted()) continue;
+    SiteDown(*site, Chance(0.5), "site_died_writing", Between(1, 200));
+    return true;
+  }
+  return false;
 }
 
 bool Simulation::ContinueCall() {
@@ -379,7 +399,11 @@ SimResult Simulation::Run() {
   result_.simulated_seconds = absl::ToDoubleSeconds(clock_.Monotonic());
   result_.trace_hash = journal_.TraceHash();
   result_.violations = journal_.violations();
-  for (auto& site : sites_) site->PowerOff();
+  for (auto& site : sites_) {
+    site->PowerOff();
+    for (const auto& [fault, times] : site->link_faults()) result_.faults["link_" + fault] += times;
+    result_.faults["training_failed"] += site->trainer().num_failures();
+  }
   client_executor_.Clear();
   return result_;
 }

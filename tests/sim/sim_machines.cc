@@ -88,6 +88,9 @@ absl::Status SiteMachine::PowerOn() {
 
 void SiteMachine::PowerOff() {
   client_ = nullptr;
+  if (faulty_ != nullptr) {
+    for (const auto& [fault, times] : faulty_->counts()) link_faults_[fault] += times;
+  }
   faulty_ = nullptr;
   gate_.Forget(options_.name);
 }

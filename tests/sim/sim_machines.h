@@ -3,6 +3,7 @@
 #define STRATA_TESTS_SIM_SIM_MACHINES_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -106,6 +107,8 @@ class SiteMachine {
   }
 
   const std::string& name() const { return options_.name; }
+  // What went wrong on its wire, over all its lives that have ended.
+  const std::map<std::string, int>& link_faults() const { return link_faults_; }
   const testing::FakeTrainer& trainer() const { return trainer_; }
   testing::SimFileSystem& files() { return files_; }
 
@@ -122,6 +125,7 @@ class SiteMachine {
   std::unique_ptr<testing::FaultyLink> faulty_;
   std::unique_ptr<Client> client_;
   uint64_t lives_ = 0;
+  std::map<std::string, int> link_faults_;
 };
 
 }  // namespace strata::sim

@@ -28,6 +28,7 @@ absl::StatusOr<train::TrainResult> FakeTrainer::Run(
   requests_.push_back(request);
   const int run = num_runs_++;
   if (runtime::Philox(options_.failure_seed).Uniform(static_cast<uint64_t>(run)) < options_.failure_rate) {
+    ++num_failures_;
     return absl::InternalError("drawn failure of the fake trainer");
   }
   train::TrainResult result;

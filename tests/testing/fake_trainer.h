@@ -40,11 +40,13 @@ class FakeTrainer : public train::LocalTrainer {
 
   void set_failure_rate(double rate) { options_.failure_rate = rate; }
   int num_runs() const { return num_runs_; }
+  int num_failures() const { return num_failures_; }  // that were drawn
   const std::vector<train::TrainRequest>& requests() const { return requests_; }
 
  private:
   FakeTrainerOptions options_;
   int num_runs_ = 0;
+  int num_failures_ = 0;
   std::vector<train::TrainRequest> requests_;
 };
 
