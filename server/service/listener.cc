@@ -1,6 +1,7 @@
 #include "server/service/listener.h"
 
 #include <grpc/grpc.h>
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -51,11 +52,16 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const Liste
   return grpc::SslServerCredentials(ssl);
 }
 
-// gRPC 1.51 can hang while it takes itself down after its last user; so it stays up until the process ends.
+// gRPC 1.51 can hang while it takes itself down after its last user, and sometimes aborts while it takes down the
+// threads that run callbacks after its last server and channel. So a server without a door keeps both up until the
+// process ends.
 void KeepGrpcUp() {
-  [[maybe_unused]] static const bool kUp = [] {
+  static grpc::CallbackGenericService refuses_all;
+  [[maybe_unused]] static const grpc::Server* const kUp = [] {
     grpc_init();
-    return true;
+    grpc::ServerBuilder builder;
+    builder.RegisterCallbackGenericService(&refuses_all);
+    return builder.BuildAndStart().release();
   }();
 }
 
