@@ -102,7 +102,7 @@ void Invariants::CheckReport(const v1::JobReport& report) {
     if (added && counted.size() < job_.rounds.min_sites) {
       journal_.Fail(absl::StrCat("round ", round.round(), " committed with ", counted.size(), " reports"));
     }
-    if (added) CheckPromises(round);
+    CheckPromises(round);
   }
 }
 

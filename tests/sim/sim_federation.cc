@@ -1,6 +1,8 @@
 #include "tests/sim/sim_federation.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -68,7 +70,7 @@ class Simulation {
   bool Step();
   bool BuryTheDead();
   bool ContinueCall();
-  bool AwaitWire();
+  void AwaitWire();
   bool AdvanceTime();
   bool Ended() const;
 
@@ -240,8 +242,7 @@ void Simulation::ServerUp() {
 // A call under way ends with UNAVAILABLE, whatever the server was about to say.
 void Simulation::StopServer(bool lose) {
   server_.Die();
-  while (gate_.busy() && AwaitWire()) {
-  }
+  while (gate_.busy()) AwaitWire();
   for (auto& site : sites_) site->Connect(nullptr).IgnoreError();
   server_.Bury(lose);
 }
@@ -272,6 +273,7 @@ void Simulation::Watch() {
   watching_ = true;
   server_.server().WatchJob(job_id_, seen_revision_, [this](absl::StatusOr<std::pair<uint64_t, v1::JobReport>> next) {
     watching_ = false;
+    if (absl::IsNotFound(next.status())) return journal_.Fail("the server has forgotten the job");
     if (!next.ok()) return;
     seen_revision_ = next->first;
     fresh_report_ = next->second;
@@ -336,7 +338,10 @@ bool Simulation::BuryTheDead() {
 
 bool Simulation::ContinueCall() {
   if (wire_.RunUntilIdle(1) == 1) return true;
-  if (server_.num_open() == 0) return AwaitWire();
+  if (server_.num_open() == 0) {
+    AwaitWire();
+    return true;
+  }
   // The server waits for a timer of its own, such as for room on its disk.
   const absl::Duration step = std::min(server_executor_.UntilNext(), wire_.UntilNext());
   if (clock_.Monotonic() + step > call_began_ + kPatience) {
@@ -348,10 +353,11 @@ bool Simulation::ContinueCall() {
 }
 
 // The call is with gRPC's threads: runs what they post next.
-bool Simulation::AwaitWire() {
-  if (wire_.WaitForEvent(kStuck) && wire_.RunUntilIdle(1) == 1) return true;
-  journal_.Fail("a call got no answer");
-  return false;
+void Simulation::AwaitWire() {
+  if (wire_.WaitForEvent(kStuck) && wire_.RunUntilIdle(1) == 1) return;
+  // Nor would the threads end with the call.
+  std::puts("a call is stuck in gRPC's threads");
+  std::abort();
 }
 
 bool Simulation::AdvanceTime() {
@@ -394,6 +400,9 @@ SimResult Simulation::Run() {
   if (report_.has_value()) {
     result_.outcome = absl::StrCat(v1::JobState_Name(report_->summary().state()), " ", report_->summary().reason());
     journal_.Note("job", result_.outcome);
+    for (const v1::RoundReport& round : report_->rounds()) {
+      if (round.state() == "retried") ++result_.faults["round_retried"];
+    }
   }
   StopServer(true);
   result_.simulated_seconds = absl::ToDoubleSeconds(clock_.Monotonic());
