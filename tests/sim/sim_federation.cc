@@ -71,6 +71,7 @@ class Simulation {
   bool BuryTheDead();
   bool ContinueCall();
   void AwaitWire();
+  bool RunPlanned();
   bool AdvanceTime();
   bool Ended() const;
 
@@ -111,7 +112,7 @@ config::JobOptions Simulation::DrawJob() {
   job.model_digests = {base.Digest()};
   job.rounds.count = static_cast<uint32_t>(2 + Below(4));
   job.rounds.min_sites = static_cast<uint32_t>(1 + Below(3));
-  job.rounds.timeout = Between(60, 900);
+  job.rounds.timeout = Between(30, 600);
   job.rounds.max_attempts = static_cast<uint32_t>(1 + Below(6));
   if (Chance(0.3)) job.rounds.report_goal = job.rounds.min_sites;
   job.training.adapter.rank = 2;
@@ -314,6 +315,7 @@ bool Simulation::Step() {
   if (BuryTheDead()) return true;
   if (server_executor_.RunUntilIdle(1) == 1) return true;
   if (gate_.busy()) return ContinueCall();
+  if (RunPlanned()) return true;
   if (gate_.StartNext()) {
     call_began_ = clock_.Monotonic();
     return true;
@@ -360,17 +362,20 @@ void Simulation::AwaitWire() {
   std::abort();
 }
 
+// What is planned happens between calls, on time or, when a call took longer, right after it.
+bool Simulation::RunPlanned() {
+  if (plan_.empty() || plan_.begin()->first > clock_.Monotonic()) return false;
+  const auto planned = plan_.begin();
+  const std::function<void()> what = std::move(planned->second);
+  plan_.erase(planned);
+  what();
+  return true;
+}
+
 bool Simulation::AdvanceTime() {
-  const absl::Duration step = std::min(server_executor_.UntilNext(), client_executor_.UntilNext());
   const absl::Duration now = clock_.Monotonic();
-  if (!plan_.empty() && plan_.begin()->first - now <= step) {
-    clock_.Advance(std::max(absl::ZeroDuration(), plan_.begin()->first - now));
-    const auto planned = plan_.begin();
-    const std::function<void()> what = planned->second;
-    plan_.erase(planned);
-    what();
-    return true;
-  }
+  absl::Duration step = std::min(server_executor_.UntilNext(), client_executor_.UntilNext());
+  if (!plan_.empty()) step = std::min(step, plan_.begin()->first - now);
   if (step == absl::InfiniteDuration() || now > kLimit) {
     journal_.Fail(step == absl::InfiniteDuration() ? "nothing is left to happen" : "the time is up");
     return false;
