@@ -70,13 +70,14 @@ class GatedLink : public link::FederationLink {
   void Call(const char* name, Send send, Tell tell, link::Callback<T> done) {
     auto shared = std::make_shared<link::Callback<T>>(std::move(done));  // std::function wants copies
     gate_.Enqueue(site_, [this, name, send, tell, shared] {
-      auto next = [this, name, tell, shared](absl::StatusOr<T> value) {
+      const bool sent = target_ != nullptr;
+      auto next = [this, name, tell, sent, shared](absl::StatusOr<T> value) {
         gate_.End();
-        if (!server_is_well_()) value = absl::UnavailableError("the server died during the call (simulated)");
+        if (sent && !server_is_well_()) value = absl::UnavailableError("the server died during the call (simulated)");
         journal_.Note(site_, absl::StrCat(name, " ", value.ok() ? tell(*value) : value.status().ToString()));
         std::move (*shared)(std::move(value));
       };
-      if (target_ == nullptr) return next(absl::UnavailableError("the server is away (simulated)"));
+      if (!sent) return next(absl::UnavailableError("the server is away (simulated)"));
       send(link::Callback<T>(std::move(next)));
     });
   }
