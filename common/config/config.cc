@@ -32,16 +32,25 @@ absl::StatusOr<Options> Parse(std::string_view text, std::string_view place,
   return options;
 }
 
-// A simulation's file is a job's with `sites:` as a map and `model:` as a path: the job's other keys move into `job`.
-void GatherJob(Node& root, Faults& faults) {
+// A key of a simulation's file that belongs to its job; one that nobody knows, where a key of the job's is nearest.
+bool IsOfJob(const std::string& key, bool nested) {
   const Descriptor& sim = *v1::SimConfig::descriptor();
   const Descriptor& job = *v1::JobConfig::descriptor();
+  if (sim.FindFieldByName(key) != nullptr) return false;
+  if (job.FindFieldByName(key) != nullptr) return true;
+  std::vector<std::string> keys = KeysOf(sim);
+  for (const std::string& other : KeysOf(job)) keys.push_back(other);
+  return !nested && sim.FindFieldByName(Nearest(key, keys)) == nullptr;
+}
+
+// A simulation's file is a job's with `sites:` as a map and `model:` as a path: the job's other keys move into `job`.
+void GatherJob(Node& root, Faults& faults) {
+  const bool nested = std::ranges::any_of(root.entries, [](const Entry& e) { return e.key == "job"; });
   Entry gathered = {.key = "job", .line = 1, .value = {}};
   gathered.value.kind = Node::Kind::kMap;
   std::vector<Entry> rest;
   for (Entry& entry : root.entries) {
-    const bool of_job = sim.FindFieldByName(entry.key) == nullptr && job.FindFieldByName(entry.key) != nullptr;
-    (of_job ? gathered.value.entries : rest).push_back(std::move(entry));
+    (IsOfJob(entry.key, nested) ? gathered.value.entries : rest).push_back(std::move(entry));
   }
   root.entries = std::move(rest);
   if (gathered.value.entries.empty()) return;

@@ -197,6 +197,7 @@ v1::SimConfig SimToProto(const SimOptions& options) {
   proto.set_out(options.out);
   proto.set_seed(options.seed);
   proto.set_threads(options.threads);
+  proto.set_single_sites(options.single_sites);
   return proto;
 }
 

@@ -160,6 +160,7 @@ struct SimOptions {
   std::string out;
   uint64_t seed = 42;
   uint32_t threads = 0;
+  bool single_sites = false;
 };
 
 }  // namespace strata::config

@@ -64,11 +64,14 @@ SimSitesOptions ValidateSimSites(const v1::SimSitesConfig& proto, const Section&
   return options;
 }
 
-// A simulation has no labels, and one machine trusts itself: what a job must say elsewhere has a default here.
+// A simulation has no labels, one machine trusts itself, and its sites take turns, however long that takes: what a job
+// must say elsewhere has a default here.
 v1::JobConfig WithSimDefaults(const v1::SimConfig& proto) {
   v1::JobConfig job = proto.job();
   if (job.name().empty()) job.set_name("sim");
   if (job.data().empty()) job.set_data("data");
+  if (!job.rounds().has_timeout()) job.mutable_rounds()->set_timeout("720h");
+  if (!job.training().has_seed() && proto.has_seed()) job.mutable_training()->set_seed(proto.seed());
   const uint32_t count = std::max(1U, proto.sites().count());
   if (!job.rounds().has_min_sites() && count < RoundsOptions().min_sites) job.mutable_rounds()->set_min_sites(count);
   return job;
@@ -183,6 +186,11 @@ SimOptions ValidateSim(const v1::SimConfig& proto, const Section& section) {
   options.out = proto.out().empty() ? "out" : proto.out();
   if (proto.has_seed()) options.seed = proto.seed();
   options.threads = proto.threads();
+  options.single_sites = proto.single_sites();
+  if (options.single_sites && options.job.evaluation.holdout == 0) {
+    section.Fault("single_sites",
+                  "`single_sites` needs rows to score on; set `evaluation: {holdout: 0.1}` or the like");
+  }
   return options;
 }
 

@@ -226,6 +226,20 @@ training: {steps: 2}
   EXPECT_EQ(PrintSim(nested), text);
 }
 
+// Sites take turns, so no round is too slow; one seed rules, where the training names none of its own.
+TEST(ConfigTest, SimHasDefaultsOfItsOwn) {
+  const std::string rest = "model: m\nsites: {count: 2, data: d}\nseed: 7\n";
+  ASSERT_OK_AND_ASSIGN(const SimOptions plain, ParseSim(rest + "rounds: {count: 1}\n", "s"));
+  EXPECT_EQ(plain.job.rounds.timeout, absl::Hours(720));
+  EXPECT_EQ(plain.job.training.seed, 7U);
+  EXPECT_FALSE(plain.single_sites);
+  ASSERT_OK_AND_ASSIGN(const SimOptions own,
+                       ParseSim(rest + "rounds: {count: 1, timeout: 5m}\ntraining: {seed: 3}\n", "s"));
+  EXPECT_EQ(own.job.rounds.timeout, absl::Minutes(5));
+  EXPECT_EQ(own.job.training.seed, 3U);
+  EXPECT_EQ(own.seed, 7U);
+}
+
 TEST(UnitsTest, Durations) {
   EXPECT_EQ(ParseDuration("30s"), absl::Seconds(30));
   EXPECT_EQ(ParseDuration("1h30m"), absl::Minutes(90));
