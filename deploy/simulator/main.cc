@@ -1,8 +1,7 @@
 // strata-sim: a whole federation on one machine.
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
+#include <atomic>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <iterator>
@@ -10,11 +9,15 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "client/model/processor.h"
 #include "common/config/config.h"
 #include "common/runtime/process.h"
 #include "common/runtime/runtime.h"
 #include "common/telemetry/log.h"
+#include "deploy/simulator/display.h"
 #include "deploy/simulator/sim_report.h"
 #include "deploy/simulator/simulation.h"
 
@@ -23,41 +26,16 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr int kMisuse = 2;
-constexpr int kNumThreads = 6;  // one trains, the others carry calls and files
+constexpr int kBySignal = 128;  // plus its number, as shells count
+constexpr int kMinThreads = 6;  // one runs the simulation, the others carry calls, files and sums
 
 struct Flags {
   std::string config, out, format = "text", log_level = "warning";
   bool print_config = false;
 };
 
-// One line that is rewritten on a terminal; a line a round wherever it goes.
-class Display {
- public:
-  explicit Display(bool quiet) : terminal_(isatty(STDERR_FILENO) != 0), quiet_(quiet) {}
-
-  void Show(const v1::JobReport& report) {
-    if (quiet_) return;
-    for (const v1::RoundReport& round : report.rounds()) {
-      if (round.state() != "committed" || round.round() <= told_) continue;
-      told_ = round.round();
-      Line(RoundLine(round));
-    }
-    if (terminal_) std::fprintf(stderr, "\r\033[K%s", ProgressLine(report).c_str());
-  }
-  void End() const {
-    if (terminal_ && !quiet_) std::fputs("\r\033[K", stderr);
-  }
-
- private:
-  void Line(const std::string& text) const {
-    std::fprintf(stderr, "%s%s\n", terminal_ ? "\r\033[K" : "", text.c_str());
-  }
-  const bool terminal_, quiet_;
-  uint32_t told_ = 0;
-};
-
 int Fail(const absl::Status& status) {
-  std::cerr << "error: " << status.message() << "\n";
+  for (const auto line : absl::StrSplit(status.message(), '\n')) std::cerr << "error: " << line << "\n";
   return absl::IsInvalidArgument(status) ? kMisuse : kFailed;
 }
 
@@ -66,8 +44,51 @@ absl::StatusOr<std::string> ReadText(runtime::FileSystem& files, const std::stri
   return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
 }
 
+// What came of it, and the signal that asked for its end, else 0.
+struct Ended {
+  absl::StatusOr<SimOutcome> outcome;
+  int signal = 0;
+};
+
+// This thread waits for signals meanwhile. A second one ends the process.
+Ended RunUntilEnd(const config::SimOptions& options, runtime::Runtime runtime, bool quiet) {
+  Display display(quiet);
+  Simulation simulation(
+      options, runtime,
+      {.on_report = [&](const v1::JobReport& report) { display.Report(report); },
+       .on_step = [&](const std::string& site, const train::TrainProgress& step) { display.Step(site, step); }});
+  Ended ended;
+  std::atomic<bool> finished = false;
+  runtime.executor.Run([&] {
+    ended.outcome = simulation.Run();
+    finished = true;
+    runtime::Interrupt();
+  });
+  while (true) {
+    const int signal = runtime::WaitForSignal();
+    if (finished) return ended;
+    if (ended.signal != 0) std::_Exit(kBySignal + signal);
+    ended.signal = signal;
+    simulation.Stop();
+  }
+}
+
+int Finish(const Ended& ended, const std::string& out, bool json) {
+  int code = 0;
+  if (ended.outcome.ok()) {
+    const SimOutcome& outcome = *ended.outcome;
+    std::cout << (json ? ReportJson(outcome.job, outcome.alone) : Summary(outcome.job, outcome.alone, out));
+    code = outcome.job.summary().state() == v1::DONE ? 0 : kFailed;
+  } else {
+    code = Fail(ended.outcome.status());
+  }
+  return ended.signal != 0 ? kBySignal + ended.signal : code;
+}
+
 int Run(const Flags& flags) {
-  runtime::SystemRuntime machine(kNumThreads);
+  runtime::BlockSignals();
+  model::PrepareProcessor();  // while there is one thread
+  runtime::SystemRuntime machine(std::max(kMinThreads, runtime::NumCores() + 2));
   const auto text = ReadText(machine.get().files, flags.config);
   if (!text.ok()) return Fail(absl::InvalidArgumentError(absl::StrCat("--config: ", text.status().message())));
   auto options = config::ParseSim(*text, flags.config == "-" ? "standard input" : flags.config);
@@ -82,25 +103,14 @@ int Run(const Flags& flags) {
   }
   telemetry::SetLogLevel(flags.log_level);
   const bool json = flags.format == "json";
-  Display display(json);
-  const auto report = RunSimulation(*options, machine.get(), [&](const v1::JobReport& next) { display.Show(next); });
-  display.End();
-  if (!report.ok()) return Fail(report.status());
-  if (json) {
-    std::cout << ReportJson(*report);
-  } else {
-    std::cout << "job " << report->summary().name() << ": " << v1::JobState_Name(report->summary().state()) << " "
-              << report->summary().reason() << "\nreport: " << options->out << "/report.json\nadapter: " << options->out
-              << "/adapter\n";
-  }
-  return report->summary().state() == v1::DONE ? 0 : kFailed;
+  return Finish(RunUntilEnd(*options, machine.get(), json), options->out, json);
 }
 
 int Main(int argc, char** argv) {
   Flags flags;
   CLI::App app(
       "Simulates a federation on one machine: the real server, clients and trainer, one base model in memory, sites in "
-      "turn.",
+      "turn.\nWrites report.json, adapter/ (the last version) and rounds/N/SITE/ (what each site sent) to its folder.",
       "strata-sim");
   app.add_option("--config", flags.config,
                  "sim.yaml (deploy/config/sim.yaml explains the keys); - reads standard input")
@@ -108,14 +118,18 @@ int Main(int argc, char** argv) {
   app.add_option("--out", flags.out, "Folder of the results, in place of the file's `out`");
   app.add_option("--format", flags.format, "text, or json: the report on standard output")
       ->check(CLI::IsMember({"text", "json"}));
-  app.add_option("--log-level", flags.log_level, "debug, info, warning or error")
+  app.add_option("--log-level", flags.log_level,
+                 "debug, info, warning (default) or error, of the log on standard error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
   app.add_flag("--print-config", flags.print_config, "Shows the effective configuration and ends");
   app.set_version_flag("--version", "strata-sim " STRATA_VERSION);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // --help, --version
+    return app.exit(asked);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kMisuse;
+    std::cerr << "error: " << error.what() << "\nRun with --help for the usage.\n";
+    return kMisuse;
   }
   return Run(flags);
 }
@@ -126,7 +140,7 @@ int Main(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return strata::sim::Main(argc, argv);
-  } catch (const std::exception& error) {
+  } catch (const std::exception& error) {  // out of memory, mostly
     std::cerr << "error: " << error.what() << "\n";
     return 1;
   }

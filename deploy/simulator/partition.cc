@@ -4,14 +4,11 @@
 #include <cctype>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <set>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "common/runtime/random.h"
 #include "nlohmann/json.hpp"
 
@@ -28,26 +25,38 @@ struct Row {
   std::string value;  // of the key
 };
 
-// Draws from one stream, one after another.
+// A site's draws, one after another.
 class Draws {
  public:
-  explicit Draws(const RandomKey& key) : philox_(key) {}
-  double Uniform() { return (philox_.Uniform(next_++) + 0.5 / (1 << 24)); }  // (0, 1)
-  double Normal() { return philox_.Normal(next_++); }
-  // Marsaglia and Tsang, "A simple method for generating gamma variables", TOMS 2000.
-  double Gamma(double shape) {
-    if (shape < 1) return Gamma(shape + 1) * std::pow(Uniform(), 1 / shape);
+  Draws(uint64_t seed, std::string_view site)
+      : uniform_({.purpose = "sim_uniform", .seed = seed, .round = 0, .site = site}),
+        normal_({.purpose = "sim_normal", .seed = seed, .round = 0, .site = site}) {}
+
+  double Uniform() { return uniform_.Uniform(num_uniform_++) + 0.5 / (1 << 24); }  // (0, 1)
+  // The logarithm of a gamma variable; those of small shapes are too small for a double themselves. Marsaglia and
+  // Tsang, "A simple method for generating gamma variables", TOMS 2000.
+  double LogGamma(double shape) {
+    if (shape < 1) return LogGamma(shape + 1) + std::log(Uniform()) / shape;
     const double d = shape - 1.0 / 3, c = 1 / std::sqrt(9 * d);
     while (true) {
-      const double x = Normal(), v = std::pow(1 + c * x, 3);
-      if (v > 0 && std::log(Uniform()) < 0.5 * x * x + d * (1 - v + std::log(v))) return d * v;
+      const double x = normal_.Normal(num_normal_++), v = std::pow(1 + c * x, 3);
+      if (v > 0 && std::log(Uniform()) < 0.5 * x * x + d * (1 - v + std::log(v))) return std::log(d * v);
     }
   }
 
  private:
-  Philox philox_;
-  uint64_t next_ = 0;
+  Philox uniform_, normal_;
+  uint64_t num_uniform_ = 0, num_normal_ = 0;
 };
+
+// Of a symmetric Dirichlet distribution, up to a factor: the largest share is 1.
+std::vector<double> DrawMixture(size_t num_classes, double concentration, Draws& draws) {
+  std::vector<double> mixture(num_classes);
+  for (double& share : mixture) share = draws.LogGamma(concentration);
+  const double largest = *std::max_element(mixture.begin(), mixture.end());
+  for (double& share : mixture) share = std::exp(share - largest);
+  return mixture;
+}
 
 absl::StatusOr<std::vector<Row>> ReadRows(std::string_view jsonl, std::string_view place, const std::string& key) {
   std::vector<Row> rows;
@@ -77,7 +86,6 @@ using Members = std::vector<std::vector<size_t>>;  // row numbers of each site
 
 Members DealOut(size_t num_rows, size_t count, uint64_t seed) {
   std::vector<uint32_t> order(num_rows);
-  std::iota(order.begin(), order.end(), 0U);
   Philox(RandomKey{.purpose = "sim_partition", .seed = seed, .round = 0, .site = ""}).Permutation(order);
   Members members(count);
   for (size_t i = 0; i < num_rows; ++i) members[i % count].push_back(order[i]);
@@ -89,9 +97,10 @@ std::vector<std::vector<uint32_t>> ShuffledClasses(const std::vector<Row>& rows,
   std::map<std::string, std::vector<uint32_t>> classes;
   for (size_t i = 0; i < rows.size(); ++i) classes[rows[i].value].push_back(static_cast<uint32_t>(i));
   std::vector<std::vector<uint32_t>> shuffled;
-  for (auto& [value, members] : classes) {
-    Philox(RandomKey{.purpose = "sim_class", .seed = seed, .round = 0, .site = value}).Permutation(members);
-    shuffled.push_back(std::move(members));
+  for (const auto& [value, members] : classes) {
+    std::vector<uint32_t>& rows_of_class = shuffled.emplace_back(members.size());
+    Philox(RandomKey{.purpose = "sim_class", .seed = seed, .round = 0, .site = value}).Permutation(rows_of_class);
+    for (uint32_t& row : rows_of_class) row = members[row];
   }
   return shuffled;
 }
@@ -119,10 +128,8 @@ Members DrawMixtures(const std::vector<Row>& rows, const config::SimSitesOptions
   std::vector<std::vector<uint32_t>> classes = ShuffledClasses(rows, seed);
   Members members(options.count);
   for (uint32_t site = 0; site < options.count; ++site) {
-    const std::string name = absl::StrCat(site);
-    Draws draws(RandomKey{.purpose = "sim_dirichlet", .seed = seed, .round = 0, .site = name});
-    std::vector<double> mixture(classes.size());
-    for (double& share : mixture) share = draws.Gamma(options.concentration);
+    Draws draws(seed, absl::StrCat(site));
+    const std::vector<double> mixture = DrawMixture(classes.size(), options.concentration, draws);
     const size_t size = rows.size() * (site + 1) / options.count - rows.size() * site / options.count;
     for (size_t i = 0; i < size; ++i) {
       std::vector<uint32_t>& taken = classes[Pick(mixture, classes, draws)];
@@ -139,41 +146,56 @@ bool MakesSiteName(const std::string& value) {
                      [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.'; });
 }
 
+// The values of the key, in the order of the file.
+std::vector<std::string> ValuesOf(const std::vector<Row>& rows) {
+  std::vector<std::string> values;
+  std::set<std::string> known;
+  for (const Row& row : rows) {
+    if (known.insert(row.value).second) values.push_back(row.value);
+  }
+  return values;
+}
+
+Members GroupByValue(const std::vector<Row>& rows, const std::vector<std::string>& values) {
+  std::map<std::string, size_t> site_of;
+  for (size_t i = 0; i < values.size(); ++i) site_of[values[i]] = i;
+  Members members(values.size());
+  for (size_t i = 0; i < rows.size(); ++i) members[site_of[rows[i].value]].push_back(i);
+  return members;
+}
+
+std::vector<std::string> SiteNames(const std::vector<std::string>& values, uint32_t count, bool by_key) {
+  if (by_key && std::all_of(values.begin(), values.end(), MakesSiteName)) return values;
+  const int width = static_cast<int>(absl::StrCat(count).size());
+  std::vector<std::string> names;
+  for (uint32_t i = 1; i <= count; ++i) names.push_back(absl::StrFormat("site-%0*d", width, i));
+  return names;
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<SiteShare>> Partition(std::string_view jsonl, std::string_view place,
                                                  const config::SimSitesOptions& options, uint64_t seed) {
-  const bool by_value = options.partition != "iid";
+  const bool by_key = options.partition == "key", by_value = options.partition != "iid";
   auto rows = ReadRows(jsonl, place, by_value ? options.key : "");
   if (!rows.ok()) return rows.status();
   if (rows->size() < options.count) {
     return absl::InvalidArgumentError(absl::StrCat(std::string(place), ": ", rows->size(), " rows for ", options.count,
                                                    " sites; expected at least one for each"));
   }
-  std::vector<std::string> values;  // in the order of the file
-  std::set<std::string> known;
-  for (const Row& row : *rows) {
-    if (known.insert(row.value).second) values.push_back(row.value);
-  }
-  const bool by_key = options.partition == "key";
+  const std::vector<std::string> values = ValuesOf(*rows);
   if (by_key && values.size() != options.count) {
     return absl::InvalidArgumentError(absl::StrCat(
         std::string(place), ": the field `", options.key, "` has ", values.size(),
         " values; `partition: key` makes a site of each, so sites.count must be that, not ", options.count));
   }
-  Members members(options.count);
-  if (by_key) {
-    std::map<std::string, size_t> site_of;
-    for (size_t i = 0; i < values.size(); ++i) site_of[values[i]] = i;
-    for (size_t i = 0; i < rows->size(); ++i) members[site_of[(*rows)[i].value]].push_back(i);
-  } else {
-    members = by_value ? DrawMixtures(*rows, options, seed) : DealOut(rows->size(), options.count, seed);
-  }
-  const bool named = by_key && std::all_of(values.begin(), values.end(), MakesSiteName);
-  const int width = static_cast<int>(absl::StrCat(options.count).size());
+  Members members = by_key     ? GroupByValue(*rows, values)
+                    : by_value ? DrawMixtures(*rows, options, seed)
+                               : DealOut(rows->size(), options.count, seed);
+  const std::vector<std::string> names = SiteNames(values, options.count, by_key);
   std::vector<SiteShare> shares(options.count);
   for (uint32_t i = 0; i < options.count; ++i) {
-    shares[i].name = named ? values[i] : absl::StrFormat("site-%0*d", width, i + 1);
+    shares[i].name = names[i];
     shares[i].num_rows = members[i].size();
     std::sort(members[i].begin(), members[i].end());
     for (const size_t row : members[i]) shares[i].rows.append((*rows)[row].text).append("\n");

@@ -1,184 +1,100 @@
 #include "deploy/simulator/simulation.h"
 
-#include <memory>
+#include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
+#include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "client/client.h"
 #include "client/link/grpc_federation_link.h"
-#include "client/model_offers.h"
 #include "client/train/native_trainer.h"
 #include "common/config/convert.h"
 #include "common/runtime/process.h"
-#include "common/secure/digest.h"
 #include "common/status/status_macros.h"
-#include "deploy/simulator/outputs.h"
-#include "deploy/simulator/partition.h"
-#include "deploy/simulator/sim_report.h"
+#include "deploy/simulator/await.h"
+#include "deploy/simulator/inputs.h"
+#include "deploy/simulator/observed_trainer.h"
+#include "deploy/simulator/results.h"
+#include "deploy/simulator/single_sites.h"
 #include "server/server.h"
 #include "server/service/listener.h"
 
 namespace strata::sim {
 namespace {
 
-using runtime::JoinPath;
+// Check-ins are not parked, so sites ask again; and those that wait for their turn to train report that they wait. So
+// often do all of them together, whatever their number: a round is noticed at once, and many sites cost no more than
+// few.
+constexpr int kCheckInsPerSecond = 100;
+constexpr int kReportsPerSecond = 5;
+constexpr absl::Duration kShortestPoll = absl::Milliseconds(50);
+constexpr absl::Duration kShortestReport = absl::Seconds(1);
+constexpr absl::Duration kNever = absl::Hours(24 * 365);
 
-constexpr char kModelLabel[] = "model";
-
-// Waits for the answer of an asynchronous call.
-template <typename T, typename Call>
-absl::StatusOr<T> Await(Call call) {
-  absl::StatusOr<T> result = absl::UnavailableError("the server is gone");
-  absl::Notification done;
-  call([&](absl::StatusOr<T> answer) {
-    result = std::move(answer);
-    done.Notify();
-  });
-  done.WaitForNotification();
-  return result;
+bool HasEnded(const v1::JobReport& job) {
+  const v1::JobState state = job.summary().state();
+  return state == v1::DONE || state == v1::FAILED || state == v1::ABORTED;
 }
 
-// One training at a time, whoever asks: sites share the machine's cores and the one base model.
-class InTurn : public runtime::Executor {
- public:
-  explicit InTurn(runtime::Executor& executor) : executor_(executor), strand_(executor) {}
-  void Run(runtime::Work work) override { strand_.Post(std::move(work)); }
-  runtime::TimerId RunAfter(absl::Duration delay, runtime::Work work) override {
-    return executor_.RunAfter(delay, std::move(work));
-  }
-  bool Cancel(runtime::TimerId timer) override { return executor_.Cancel(timer); }
+server::ServerOptions ServerOptionsOf(const config::SimOptions& options, const Results& results) {
+  server::ServerOptions server;
+  server.state_dir = results.server();
+  server.num_threads = options.threads > 0 ? static_cast<int>(options.threads) : runtime::NumCores();
+  const absl::Duration each = absl::Seconds(1) * options.sites.count;
+  server.progress_interval = std::max(kShortestReport, each / kReportsPerSecond);
+  server.controller.poll_interval = std::max(kShortestPoll, each / kCheckInsPerSecond);
+  server.controller.liveness_timeout = kNever;  // nobody dies alone in one process
+  return server;
+}
 
- private:
-  runtime::Executor& executor_;
-  runtime::Strand strand_;
-};
-
+// One simulated site. The link outlives the client, as the client's calls do not.
 struct Site {
-  std::string name;
   std::unique_ptr<link::GrpcFederationLink> link;
   std::unique_ptr<Client> client;
   absl::Notification finished;
 };
 
+// Server, channel and sites; gone when it is destroyed, in the order that each can bear.
 class Federation {
  public:
-  Federation(const config::SimOptions& options, runtime::Runtime runtime)
-      : options_(options),
-        runtime_(runtime),
-        in_turn_(runtime.executor),
-        trainer_(runtime.files, runtime.clock,
-                 {.device = options.job.training.device, .threads = static_cast<int>(options.threads)}),
-        server_(runtime, ServerOptionsOf(options)) {}
+  Federation(const runtime::Runtime& runtime, const server::ServerOptions& options)
+      : runtime_(runtime), server_(runtime, options) {}
   ~Federation() { Stop(); }
 
-  absl::Status Start();
-  absl::StatusOr<v1::JobReport> Follow(const std::function<void(const v1::JobReport&)>& on_report);
-  void Stop();
-  absl::Status WriteOutputs(const v1::JobReport& report);
+  absl::Status Start() {
+    STRATA_RETURN_IF_ERROR(server_.Start());
+    STRATA_ASSIGN_OR_RETURN(listener_, service::Listener::Start({}, server_, runtime_));
+    channel_ = listener_->InProcessChannel();
+    return absl::OkStatus();
+  }
+  absl::Status AddSite(ClientSetup setup, runtime::Executor& training, train::LocalTrainer& trainer);
+  server::FederationServer& server() { return server_; }
 
  private:
-  static server::ServerOptions ServerOptionsOf(const config::SimOptions& options);
-  absl::Status AddSites(const std::vector<SiteShare>& shares, const std::vector<link::ModelOffer>& offers);
-  absl::Status SubmitJob(const std::vector<SiteShare>& shares, const link::ModelOffer& offer);
-  std::string Out(const std::string& name) const { return JoinPath(options_.out, name); }
-  std::string BlobPath(const std::string& digest) const {
-    return JoinPath(JoinPath(Out("server"), "blobs"), secure::ToHex(digest));
-  }
+  void Stop();
 
-  const config::SimOptions& options_;
   runtime::Runtime runtime_;
-  InTurn in_turn_;
-  train::NativeTrainer trainer_;
   server::FederationServer server_;
   std::unique_ptr<service::Listener> listener_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::vector<std::unique_ptr<Site>> sites_;
-  std::string job_;
 };
 
-server::ServerOptions Federation::ServerOptionsOf(const config::SimOptions& options) {
-  server::ServerOptions server;
-  server.state_dir = JoinPath(options.out, "server");
-  server.num_threads = options.threads > 0 ? static_cast<int>(options.threads) : runtime::NumCores();
-  server.controller.liveness_timeout = absl::Minutes(10);  // nobody dies alone in one process
-  return server;
-}
-
-absl::Status Federation::Start() {
-  runtime::FileSystem& files = runtime_.files;
-  if (files.Exists(Out("server"))) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("out: ", options_.out, " holds a simulation already; name another folder or remove that one"));
-  }
-  for (const char* folder : {"server", "clients", "data", "cache"}) {
-    STRATA_RETURN_IF_ERROR(files.MakeDirectories(Out(folder)));
-  }
-  auto text = files.ReadFile(options_.sites.data);
-  if (!text.ok()) return absl::InvalidArgumentError(absl::StrCat("sites.data: ", text.status().message()));
-  STRATA_ASSIGN_OR_RETURN(const auto shares, Partition(*text, options_.sites.data, options_.sites, options_.seed));
-  STRATA_ASSIGN_OR_RETURN(const auto offers, OfferModels(files, {{kModelLabel, options_.model}}, Out("cache")));
-  STRATA_RETURN_IF_ERROR(server_.Start());
-  STRATA_ASSIGN_OR_RETURN(listener_, service::Listener::Start({}, server_, runtime_));
-  STRATA_RETURN_IF_ERROR(SubmitJob(shares, offers.front()));
-  return AddSites(shares, offers);
-}
-
-absl::Status Federation::SubmitJob(const std::vector<SiteShare>& shares, const link::ModelOffer& offer) {
-  config::JobOptions job = options_.job;
-  if (job.model_digests.empty()) job.model_digests = {offer.identity.Digest()};
-  if (job.modules.empty()) job.modules = offer.modules;
-  for (const SiteShare& share : shares) job.sites.push_back(share.name);
-  v1::SubmitJobRequest request;
-  *request.mutable_job() = config::ToProto(job);
-  STRATA_ASSIGN_OR_RETURN(const auto response, Await<v1::SubmitJobResponse>(
-                                                   [&](auto reply) { server_.SubmitJob(request, std::move(reply)); }));
-  job_ = response.id();
+absl::Status Federation::AddSite(ClientSetup setup, runtime::Executor& training, train::LocalTrainer& trainer) {
+  link::LinkOptions options;
+  options.channel = channel_;
+  options.site = setup.options.name;
+  options.software = "strata-sim";
+  auto site = std::make_unique<Site>();
+  STRATA_ASSIGN_OR_RETURN(site->link, link::GrpcFederationLink::Create(options, runtime_));
+  STRATA_ASSIGN_OR_RETURN(
+      site->client, Client::Open({.runtime = runtime_, .training = training, .link = *site->link, .trainer = trainer},
+                                 std::move(setup)));
+  site->client->Start([raw = site.get()](const absl::Status&) { raw->finished.Notify(); });
+  sites_.push_back(std::move(site));
   return absl::OkStatus();
-}
-
-absl::Status Federation::AddSites(const std::vector<SiteShare>& shares, const std::vector<link::ModelOffer>& offers) {
-  const auto channel = listener_->InProcessChannel();
-  for (size_t i = 0; i < shares.size(); ++i) {
-    auto site = std::make_unique<Site>();
-    site->name = shares[i].name;
-    const std::string data = JoinPath(Out("data"), site->name + ".jsonl");
-    STRATA_RETURN_IF_ERROR(runtime_.files.WriteFile(data, shares[i].rows));
-    ClientSetup setup;
-    setup.options.state_dir = JoinPath(Out("clients"), site->name);
-    setup.options.models = {{kModelLabel, options_.model}};
-    setup.options.data = {{options_.job.data, data}};
-    setup.options.device = options_.job.training.device;
-    setup.options.name = site->name;
-    if (!options_.sites.ranks.empty()) setup.options.rank = options_.sites.ranks[i % options_.sites.ranks.size()];
-    setup.offers = offers;
-    link::LinkOptions link_options;
-    link_options.channel = channel;
-    link_options.site = site->name;
-    link_options.software = "strata-sim";
-    STRATA_ASSIGN_OR_RETURN(site->link, link::GrpcFederationLink::Create(link_options, runtime_));
-    STRATA_ASSIGN_OR_RETURN(
-        site->client,
-        Client::Open({.runtime = runtime_, .training = in_turn_, .link = *site->link, .trainer = trainer_},
-                     std::move(setup)));
-    site->client->Start([raw = site.get()](const absl::Status&) { raw->finished.Notify(); });
-    sites_.push_back(std::move(site));
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<v1::JobReport> Federation::Follow(const std::function<void(const v1::JobReport&)>& on_report) {
-  uint64_t seen = 0;
-  while (true) {
-    using Revision = std::pair<uint64_t, v1::JobReport>;
-    STRATA_ASSIGN_OR_RETURN(const Revision next,
-                            Await<Revision>([&](auto reply) { server_.WatchJob(job_, seen, std::move(reply)); }));
-    seen = next.first;
-    on_report(next.second);
-    const v1::JobState state = next.second.summary().state();
-    if (state == v1::DONE || state == v1::FAILED || state == v1::ABORTED) return next.second;
-  }
 }
 
 void Federation::Stop() {
@@ -189,6 +105,7 @@ void Federation::Stop() {
     site->client.reset();
   }
   sites_.clear();
+  channel_.reset();
   if (listener_ == nullptr) return;
   absl::Notification drained;
   server_.Stop([&] { drained.Notify(); });
@@ -197,36 +114,164 @@ void Federation::Stop() {
   listener_.reset();
 }
 
-absl::Status Federation::WriteOutputs(const v1::JobReport& report) {
-  STRATA_RETURN_IF_ERROR(runtime_.files.WriteFile(Out("report.json"), ReportJson(report)));
-  for (const v1::RoundReport& round : report.rounds()) {
-    if (round.state() != "committed") continue;
-    for (const v1::SiteRound& site : round.sites()) {
-      if (site.state() != "accepted" || site.update_sha256().empty()) continue;
-      STRATA_ASSIGN_OR_RETURN(const std::string manifest, Await<std::string>([&](auto reply) {
-                                server_.ReadManifest(site.update_sha256(), std::move(reply));
-                              }));
-      const std::string directory = JoinPath(JoinPath(Out("rounds"), absl::StrCat(round.round())), site.site());
-      STRATA_RETURN_IF_ERROR(WriteUpdate(runtime_.files, BlobPath(site.update_sha256()), manifest, site, directory));
-    }
-  }
-  STRATA_ASSIGN_OR_RETURN(const auto versions, Await<v1::ListVersionsResponse>(
-                                                   [&](auto reply) { server_.ListVersions(job_, std::move(reply)); }));
-  if (versions.versions().empty()) return absl::OkStatus();
-  std::vector<std::string> blobs;
-  for (const std::string& digest : versions.versions().rbegin()->blobs()) blobs.push_back(BlobPath(digest));
-  return WriteVersion(runtime_.files, blobs, options_.model, Out("adapter"));
-}
-
 }  // namespace
 
-absl::StatusOr<v1::JobReport> RunSimulation(const config::SimOptions& options, runtime::Runtime runtime,
-                                            const std::function<void(const v1::JobReport&)>& on_report) {
-  Federation federation(options, runtime);
-  STRATA_RETURN_IF_ERROR(federation.Start());
-  STRATA_ASSIGN_OR_RETURN(v1::JobReport report, federation.Follow(on_report));
-  STRATA_RETURN_IF_ERROR(federation.WriteOutputs(report));
+class Simulation::Core {
+ public:
+  Core(const config::SimOptions& options, const runtime::Runtime& runtime, Watchers watchers)
+      : options_(options),
+        runtime_(runtime),
+        watchers_(std::move(watchers)),
+        native_(runtime.files, runtime.clock,
+                {.device = options.job.training.device, .threads = static_cast<int>(options.threads)}),
+        trainer_(native_, watchers_.on_step, [this](const absl::Status& status) { End(status); }),
+        training_(1) {}
+
+  absl::StatusOr<SimOutcome> Run();
+  // Ends the job; the first status is Run's.
+  void End(const absl::Status& status);
+
+ private:
+  absl::StatusOr<v1::JobReport> RunJob(Federation& federation, const SimInputs& inputs, Results& results);
+  absl::StatusOr<SingleLosses> RunAlone(const SimInputs& inputs, const Results& results);
+  absl::Status Submit(server::FederationServer& server, const config::JobOptions& job);
+  absl::Status AddSites(Federation& federation, const SimInputs& inputs, const Results& results);
+  absl::StatusOr<v1::JobReport> Follow(server::FederationServer& server, Results& results);
+  void Abort(server::FederationServer& server, const absl::Status& why);
+  absl::Status ended();
+
+  const config::SimOptions options_;
+  runtime::Runtime runtime_;
+  Watchers watchers_;
+  train::NativeTrainer native_;
+  ObservedTrainer trainer_;
+  // Its one thread trains: sites take turns, and LibTorch's thread count, which goes by thread, is the same for all.
+  runtime::SystemRuntime training_;
+  std::string job_;
+  absl::Mutex mutex_;
+  server::FederationServer* running_ ABSL_GUARDED_BY(mutex_) = nullptr;  // while there is a job to abort
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
+};
+
+void Simulation::Core::End(const absl::Status& status) {
+  const absl::MutexLock lock(&mutex_);
+  if (!end_.ok()) return;
+  end_ = status;
+  if (running_ != nullptr) Abort(*running_, status);
+}
+
+absl::Status Simulation::Core::ended() {
+  const absl::MutexLock lock(&mutex_);
+  return end_;
+}
+
+void Simulation::Core::Abort(server::FederationServer& server, const absl::Status& why) {
+  v1::AbortJobRequest request;
+  request.set_id(job_);
+  request.set_reason(std::string(why.message()));
+  server.AbortJob(request, [](const absl::StatusOr<v1::JobSummary>&) {});
+}
+
+absl::StatusOr<SimOutcome> Simulation::Core::Run() {
+  STRATA_ASSIGN_OR_RETURN(Results results, Results::Claim(runtime_.files, options_.out));
+  STRATA_RETURN_IF_ERROR(runtime_.files.MakeDirectories(results.cache()));
+  STRATA_ASSIGN_OR_RETURN(const SimInputs inputs, ReadInputs(runtime_.files, options_, results.cache()));
+  STRATA_RETURN_IF_ERROR(ended());
+  STRATA_RETURN_IF_ERROR(results.Clear());
+  SimOutcome outcome;
+  {
+    Federation federation(runtime_, ServerOptionsOf(options_, results));
+    STRATA_RETURN_IF_ERROR(federation.Start());
+    STRATA_ASSIGN_OR_RETURN(outcome.job, RunJob(federation, inputs, results));
+  }
+  STRATA_RETURN_IF_ERROR(results.RemoveState());
+  if (options_.single_sites && outcome.job.summary().state() == v1::DONE) {
+    STRATA_ASSIGN_OR_RETURN(outcome.alone, RunAlone(inputs, results));
+    STRATA_RETURN_IF_ERROR(results.WriteReport(ReportJson(outcome.job, outcome.alone)));
+  }
+  if (const absl::Status end = ended(); !end.ok() && !absl::IsCancelled(end)) return end;
+  return outcome;
+}
+
+absl::StatusOr<v1::JobReport> Simulation::Core::RunJob(Federation& federation, const SimInputs& inputs,
+                                                       Results& results) {
+  server::FederationServer& server = federation.server();
+  STRATA_RETURN_IF_ERROR(Submit(server, inputs.job));
+  const absl::Status added = AddSites(federation, inputs, results);
+  absl::StatusOr<v1::JobReport> report = added.ok() ? Follow(server, results) : added;
+  {
+    const absl::MutexLock lock(&mutex_);
+    running_ = nullptr;
+  }
+  STRATA_RETURN_IF_ERROR(report.status());
+  STRATA_RETURN_IF_ERROR(results.WriteAdapter(server, job_, options_.model));
+  STRATA_RETURN_IF_ERROR(results.WriteReport(ReportJson(*report, {})));
   return report;
 }
+
+absl::StatusOr<SingleLosses> Simulation::Core::RunAlone(const SimInputs& inputs, const Results& results) {
+  std::vector<std::string> rows;
+  for (const SiteShare& share : inputs.shares) rows.push_back(results.rows(share.name));
+  absl::StatusOr<SingleLosses> losses;
+  absl::Notification done;
+  training_.get().executor.Run([&] {
+    losses = TrainAlone(options_, inputs, rows, trainer_, [this] { return ended().ok(); });
+    done.Notify();
+  });
+  done.WaitForNotification();
+  if (absl::IsCancelled(losses.status())) return SingleLosses();
+  return losses;
+}
+
+absl::Status Simulation::Core::Submit(server::FederationServer& server, const config::JobOptions& job) {
+  v1::SubmitJobRequest request;
+  *request.mutable_job() = config::ToProto(job);
+  STRATA_ASSIGN_OR_RETURN(const auto response, Await<v1::SubmitJobResponse>(
+                                                   [&](auto reply) { server.SubmitJob(request, std::move(reply)); }));
+  const absl::MutexLock lock(&mutex_);
+  job_ = response.id();
+  running_ = &server;
+  if (!end_.ok()) Abort(server, end_);  // asked for meanwhile
+  return absl::OkStatus();
+}
+
+absl::Status Simulation::Core::AddSites(Federation& federation, const SimInputs& inputs, const Results& results) {
+  for (size_t i = 0; i < inputs.shares.size(); ++i) {
+    const SiteShare& share = inputs.shares[i];
+    const std::string rows = results.rows(share.name);
+    STRATA_RETURN_IF_ERROR(runtime_.files.WriteFile(rows, share.rows));
+    ClientSetup setup;
+    setup.options.name = share.name;
+    setup.options.state_dir = results.client(share.name);
+    setup.options.models = {{kModelLabel, options_.model}};
+    setup.options.data = {{inputs.job.data, rows}};
+    setup.options.device = options_.job.training.device;
+    if (const uint32_t rank = OwnRank(options_, i); rank > 0) setup.options.rank = rank;
+    setup.offers = {inputs.model};
+    setup.session.max_wait = absl::ZeroDuration();
+    STRATA_RETURN_IF_ERROR(federation.AddSite(std::move(setup), training_.get().executor, trainer_));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::JobReport> Simulation::Core::Follow(server::FederationServer& server, Results& results) {
+  using Revision = std::pair<uint64_t, v1::JobReport>;
+  uint64_t seen = 0;
+  while (true) {
+    STRATA_ASSIGN_OR_RETURN(Revision next,
+                            Await<Revision>([&](auto reply) { server.WatchJob(job_, seen, std::move(reply)); }));
+    seen = next.first;
+    STRATA_RETURN_IF_ERROR(results.WriteRounds(server, next.second, options_.model));
+    if (watchers_.on_report) watchers_.on_report(next.second);
+    if (HasEnded(next.second)) return std::move(next.second);
+  }
+}
+
+Simulation::Simulation(const config::SimOptions& options, runtime::Runtime runtime, Watchers watchers)
+    : core_(std::make_unique<Core>(options, runtime, std::move(watchers))) {}
+Simulation::~Simulation() = default;
+
+absl::StatusOr<SimOutcome> Simulation::Run() { return core_->Run(); }
+void Simulation::Stop() { core_->End(absl::CancelledError("interrupted")); }
 
 }  // namespace strata::sim

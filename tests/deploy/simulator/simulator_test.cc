@@ -133,13 +133,39 @@ TEST(ReportJson, HasTheDemosShape) {
   v1::Metric& last = *job.add_final_evaluation();
   last.set_name("loss.site-1");
   last.set_value(3.0);
-  const auto report = nlohmann::json::parse(ReportJson(job));
+  const auto report = nlohmann::json::parse(ReportJson(
+      job, {{"site-1", {{"site-1", 2.0}, {"site-2", 6.0}}}, {"site-2", {{"site-1", 5.0}, {"site-2", 1.0}}}}));
   ASSERT_EQ(report["rounds"].size(), 1U);
   ASSERT_EQ(report["rounds"][0]["sites"].size(), 1U);
   EXPECT_EQ(report["rounds"][0]["sites"][0]["loss_after"]["site-1"], 3.25);
   EXPECT_EQ(report["rounds"][0]["server"]["rank_in"], 12);
   EXPECT_EQ(report["final"]["base"]["site-1"], 3.5);
   EXPECT_EQ(report["final"]["federated"]["site-1"], 3.0);
+  EXPECT_EQ(report["final"]["best_single_site_name"], "site-2");  // the least mean, 3 against 4
+  EXPECT_EQ(report["final"]["best_single_site"]["site-1"], 5.0);
+  EXPECT_EQ(nlohmann::json::parse(ReportJson(job, {}))["final"]["best_single_site"], nlohmann::json::object());
+}
+
+TEST(Display, SaysWhereTheJobIs) {
+  v1::JobReport job;
+  EXPECT_EQ(ProgressLine(job), "starting");
+  job.mutable_summary()->set_round(2);
+  job.mutable_summary()->set_rounds(5);
+  job.mutable_config()->add_sites("site-1");
+  job.mutable_config()->add_sites("site-2");
+  v1::RoundReport& round = *job.add_rounds();
+  round.set_round(2);
+  round.set_state("open");
+  round.add_sites()->set_state("accepted");
+  EXPECT_EQ(ProgressLine(job), "round 2 of 5, 1 of 2 sites reported");
+  round.set_state("committed");
+  round.set_max_rank_in(12);
+  round.set_max_rank_out(9);
+  round.set_error(0.125);
+  v1::Metric& loss = *round.add_evaluation();
+  loss.set_name("loss");
+  loss.set_value(3.5);
+  EXPECT_EQ(RoundLine(round), "round 2: 1 sites, loss before 3.5000, rank 12 -> 9, error 0.12, added up in 0.00 s");
 }
 
 }  // namespace
