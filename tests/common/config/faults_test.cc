@@ -216,8 +216,8 @@ TEST(FaultsTest, ImpossibleSimulations) {
             "sim.yaml:2: missing key `sites.key`: the row field that `partition: key` goes by\n"
             "sim.yaml:3: `rounds` stands beside `job`; move it into `job`");
   EXPECT_EQ(Sim("modell: m\nsites: {count: 2, data: d}\ntraning: {steps: 1}\nrounds: {count: 1}\nsingle_sites: true\n"),
-            "sim.yaml:1: missing key `model`: a HF directory, org/name or GGUF file\n"
             "sim.yaml:1: unknown key `modell`; did you mean `model`?\n"
+            "sim.yaml:1: missing key `model`: a HF directory, org/name or GGUF file\n"
             "sim.yaml:3: unknown key `traning`; did you mean `training`?\n"
             "sim.yaml:5: `single_sites` needs rows to score on; set `evaluation: {holdout: 0.1}` or the like");
 }

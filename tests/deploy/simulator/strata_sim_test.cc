@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/adapter/adapter.h"
+#include "common/runtime/posix_file_system.h"
 #include "nlohmann/json.hpp"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
@@ -23,6 +24,11 @@ namespace {
 using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+
+runtime::FileSystem& Files() {
+  static runtime::PosixFileSystem files;
+  return files;
+}
 
 struct Result {
   int code = -1;
@@ -45,11 +51,9 @@ class StrataSim : public ::testing::Test {
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
   std::string Path(const std::string& name) const { return folder_ / name; }
-  void Write(const std::string& name, const std::string& text) {
-    ASSERT_OK(testing::Files().WriteFile(Path(name), text));
-  }
+  void Write(const std::string& name, const std::string& text) { ASSERT_OK(Files().WriteFile(Path(name), text)); }
   std::string Read(const std::string& name) const {
-    const auto text = testing::Files().ReadFile(Path(name));
+    const auto text = Files().ReadFile(Path(name));
     EXPECT_THAT(text, testing::IsOk());
     return text.value_or("");
   }
@@ -102,7 +106,7 @@ TEST_F(StrataSim, LeavesReportAdapterAndRounds) {
     EXPECT_EQ(manifest["num_examples"], site["num_examples"]);
     EXPECT_EQ(manifest["weight"], site["weight"]);
     weights += manifest["weight"].get<double>();
-    ASSERT_OK_AND_ASSIGN(const auto sent, adapter::ReadPeft(testing::Files(), Path("out/rounds/2/" + name)));
+    ASSERT_OK_AND_ASSIGN(const auto sent, adapter::ReadPeft(Files(), Path("out/rounds/2/" + name)));
     EXPECT_EQ(sent.first.modules().front().rank, site["rank"]);
     EXPECT_EQ(sent.first.modules().front().alpha, 8);
   }
@@ -115,7 +119,7 @@ TEST_F(StrataSim, LeavesReportAdapterAndRounds) {
   }
   EXPECT_EQ(report["final"]["best_single_site"], json::object());
   // Both rounds' increments, of rank 9 at most each.
-  ASSERT_OK_AND_ASSIGN(const auto last, adapter::ReadPeft(testing::Files(), Path("out/adapter")));
+  ASSERT_OK_AND_ASSIGN(const auto last, adapter::ReadPeft(Files(), Path("out/adapter")));
   EXPECT_GT(last.first.modules().front().rank, 9);
   EXPECT_FALSE(std::filesystem::exists(Path("out/sim/clients")));
 }
@@ -247,8 +251,8 @@ TEST_F(StrataSim, CtrlCKeepsTheRoundsThatWereDone) {
   EXPECT_EQ(report["state"], "aborted");
   EXPECT_GE(report["rounds"].size(), 2U);
   EXPECT_LT(report["rounds"].size(), 100000U);
-  EXPECT_OK(adapter::ReadPeft(testing::Files(), Path("out/adapter")).status());
-  EXPECT_OK(adapter::ReadPeft(testing::Files(), Path("out/rounds/2/site-3")).status());
+  EXPECT_OK(adapter::ReadPeft(Files(), Path("out/adapter")).status());
+  EXPECT_OK(adapter::ReadPeft(Files(), Path("out/rounds/2/site-3")).status());
 }
 
 }  // namespace
