@@ -35,7 +35,7 @@ prepare "$out"
 if [ $tune = 1 ]; then tune_rates; exit 0; fi
 started=$SECONDS
 federate "$rate_federated" "$out"
-for site in "${sites[@]}"; do train_alone "$site" "$(rate_of "$site")" "$out/single/$site"; done
+train_all_alone "$out/single" $(for site in "${sites[@]}"; do rate_of "$site"; done)
 evaluate_all
 python3 deploy/demo/report.py table --out "$out" --recipe "$recipe" | tee "$out/table.txt"
 echo

