@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# Compiles and links the client with CUDA (sm_75 to sm_90, PTX) where a toolkit is installed. Nothing runs on a GPU here.
+# Compiles the trainer and the kernels with CUDA (sm_75 to sm_90, PTX) and links them with LibTorch's CUDA libraries, where
+# a toolkit is installed. Nothing runs on a GPU here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! command -v nvcc >/dev/null; then echo "cuda: SKIPPED: no nvcc on PATH, so the CUDA build was not compiled"; exit 0; fi
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 log=build/cuda.log
 if ! { cmake -S . -B build/cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DSTRATA_CUDA=ON &&
-       ninja -C build/cuda strata-client kernels_adamw_cuda_test; } > "$log" 2>&1; then
+       ninja -C build/cuda link_test_strata_client_train kernels_adamw_cuda_test; } > "$log" 2>&1; then
   tail -n 40 "$log"
   exit 1
 fi
-if ldd build/cuda/bin/strata-client | grep -q libtorch_cuda.so; then :; else echo "cuda: strata-client does not load libtorch_cuda.so"; exit 1; fi
+if ! readelf -d build/cuda/link_tests/link_test_strata_client_train | grep -q 'NEEDED.*libtorch_cuda\.so'; then
+  echo "cuda: the trainer does not load libtorch_cuda.so"
+  exit 1
+fi
 code=$(cuobjdump --list-elf --list-ptx build/cuda/kernels/libstrata_kernels.a | grep -oE 'sm_[0-9]+\.(cubin|ptx)' | sort -u | xargs)
 for wanted in sm_75.cubin sm_80.cubin sm_86.cubin sm_89.cubin sm_90.cubin sm_90.ptx; do
   case " $code " in *" $wanted "*) ;; *) echo "cuda: no $wanted among the compiled code: $code"; exit 1 ;; esac
 done
-echo "cuda: strata-client links against LibTorch's CUDA; compiled $code"
+echo "cuda: the trainer links against LibTorch's CUDA; compiled $code"

@@ -44,7 +44,7 @@ target_link_options(strata_torch INTERFACE -Wl,--allow-shlib-undefined)
 if(STRATA_CUDA)
   # LibTorch's CUDA side registers itself when it is loaded; nothing names a symbol of it.
   target_link_libraries(strata_torch INTERFACE -Wl,--no-as-needed ${torch_lib}/libtorch_cuda.so -Wl,--as-needed
-                        ${torch_lib}/libc10_cuda.so CUDA::cudart)
+                        ${torch_lib}/libc10_cuda.so)
 endif()
 foreach(dir ${strata_torch_rpath})
   target_link_options(strata_torch INTERFACE -Wl,-rpath,${dir} -Wl,-rpath-link,${dir})

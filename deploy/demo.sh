@@ -5,7 +5,7 @@
 #   deploy/demo.sh [--rounds N] [--steps N] [--out DIR]
 #
 #   --rounds N   federated rounds (default 2)
-#   --steps N    local steps per round (default 6); a site alone trains rounds x steps steps
+#   --steps N    local steps per round (default 4); a site alone trains rounds x steps steps
 #   --out DIR    where the results go (default out/demo): report.json, adapter/ (the final adapter as a PEFT directory),
 #                rounds/N/SITE/ (what each site sent), logs/
 set -euo pipefail
