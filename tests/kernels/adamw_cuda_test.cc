@@ -25,7 +25,7 @@ TEST(AdamWCuda, EqualsTheProcessors) {
   std::vector<float> host = Buffers(kCount);
   const size_t bytes = host.size() * sizeof(float);
   float* device = nullptr;
-  ASSERT_EQ(cudaMalloc(&device, bytes), cudaSuccess);
+  ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&device), bytes), cudaSuccess);
   ASSERT_EQ(cudaMemcpy(device, host.data(), bytes, cudaMemcpyHostToDevice), cudaSuccess);
   const AdamWStep step{.learning_rate = 1e-3F, .decay = 0.999F, .correction1 = 0.1F, .root_correction2 = 0.0316F};
   ASSERT_EQ(AdamWCuda(device, device + kCount, device + 2 * kCount, device + 3 * kCount, kCount, step, nullptr), 0);
