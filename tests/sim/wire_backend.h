@@ -129,7 +129,8 @@ class WireBackend : public service::Backend {
 
   template <typename T>
   static void Refuse(service::Reply<T>& reply) {
-    std::move(reply)(absl::UnimplementedError("not over the wire of a simulation"));
+    std::move(reply)(
+        absl::PermissionDeniedError("the operator of a simulation asks the server itself, not over the wire"));
   }
 
   runtime::Executor& wire_;
