@@ -39,9 +39,9 @@ class RowOpsTest : public ::testing::TestWithParam<Variant> {
     Matrix(Type type, int64_t rows, int64_t cols, double scale, uint32_t seed) : type(type), rows(rows), cols(cols) {
       floats.resize(static_cast<size_t>(rows * cols));
       halves.resize(floats.size());
-      for (size_t i = 0; i < floats.size(); ++i) {
+      for (float& value : floats) {
         seed = seed * 1664525 + 1013904223;
-        floats[i] = static_cast<float>(scale * (static_cast<int>(seed >> 16 & 0xFF) - 128) / 128);
+        value = static_cast<float>(scale * (static_cast<int>(seed >> 16 & 0xFF) - 128) / 128);
       }
       RoundToBf16(floats.data(), halves.data(), static_cast<int64_t>(floats.size()));
       if (type == Type::kBF16) {
