@@ -1,7 +1,7 @@
-// What surrounds the matrix products of a LoRA step, as plain loops over raw memory: norms, rotary positions, gated
-// units, the loss, the optimiser. Formulas, precision and reduction orders: README.md. Every function is deterministic
-// for the same arguments, processor model and thread count; threads are OpenMP's. Nothing allocates but SumSquares, a
-// few bytes.
+// A LoRA step's loops over raw memory: the product with weights that are wider or of higher rank than what is stored,
+// norms, rotary positions, gated units, the loss, the optimiser. Formulas, precision and reduction orders: README.md.
+// Every function is deterministic for the same arguments, processor model and thread count; threads are OpenMP's.
+// Nothing allocates but SumSquares, a few bytes.
 #ifndef STRATA_KERNELS_OPS_H_
 #define STRATA_KERNELS_OPS_H_
 
@@ -17,6 +17,27 @@ struct Rows {
   Type type = Type::kF32;
   int64_t rows = 0, cols = 0, stride = 0;
 };
+
+// Added to rows [first_row, first_row + b.rows) of a matrix as it is read: b a. a [rank, matrix's cols], b [., rank],
+// fp32.
+struct LowRank {
+  Rows a, b;
+  int64_t first_row = 0;
+};
+
+// by_rows: y (+)= x (w + added)^T; else y (+)= x (w + added). x and y fp32; w fp32 or bf16, which is widened as it is
+// read. y overlaps neither.
+struct Product {
+  Rows x, w, y;
+  const LowRank* added = nullptr;
+  int64_t num_added = 0;
+  bool by_rows = true;
+  bool accumulate = false;
+};
+// Bytes of workspace that MatMul needs.
+int64_t MatMulWorkspace(const Product& product, int threads);
+// `workspace` is overwritten. The result does not depend on the thread count.
+void MatMul(const Product& product, void* workspace, int threads);
 
 // out[t] = x[t] * rstd[t] * weight, rstd[t] = 1 / sqrt(mean(x[t]^2) + epsilon). All of one type; weight fp32 [cols],
 // rstd fp32 [rows].

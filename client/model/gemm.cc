@@ -1,15 +1,24 @@
 #include "client/model/gemm.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 
 #include "client/model/arena.h"
+#include "client/model/ops.h"
 
 namespace strata::model {
 namespace {
 
-constexpr int64_t kWidenedElements = int64_t{1} << 20;
+// The thread's own memory for packed operands; grows and stays.
+void* Workspace(int64_t bytes) {
+  thread_local at::Tensor buffer;
+  if (!buffer.defined() || buffer.numel() < bytes) {
+    buffer = AllocateBytes(static_cast<size_t>(std::max<int64_t>(bytes, int64_t{1} << 22)), at::kCPU);
+  }
+  return buffer.mutable_data_ptr();
+}
 
 void Multiply(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, bool accumulate) {
   at::Tensor out = y;
@@ -20,41 +29,33 @@ void Multiply(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, boo
   }
 }
 
-bool Mixed(const at::Tensor& x, const at::Tensor& w) { return x.scalar_type() != w.scalar_type(); }
-
-// Calls use(first row, block in fp32) for the rows of `w`, some at a time. The buffer is the thread's own and stays.
-template <typename F>
-void ForWidenedBlocks(const at::Tensor& w, const F& use) {
-  thread_local at::Tensor buffer;
-  const int64_t cols = w.size(1);
-  const int64_t block = std::max<int64_t>(kWidenedElements / cols, 1);
-  const int64_t needed = std::min(block, w.size(0)) * cols;
-  if (!buffer.defined() || buffer.numel() < needed) {
-    const int64_t count = std::max(needed, kWidenedElements);
-    buffer = AllocateBytes(static_cast<size_t>(count) * sizeof(float), at::kCPU).view(at::kFloat);
+void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_rows, bool accumulate) {
+  if (!FoldsFactors(x.scalar_type(), x.device())) {
+    Multiply(y, x, by_rows ? w.matrix.t() : w.matrix, accumulate);
+    return;
   }
-  for (int64_t first = 0; first < w.size(0); first += block) {
-    const int64_t rows = std::min(block, w.size(0) - first);
-    const at::Tensor wide = buffer.narrow(0, 0, rows * cols).view({rows, cols});
-    wide.copy_(w.narrow(0, first, rows));
-    use(first, wide);
-  }
+  if (x.size(0) == 0) return;
+  const kernels::Product product = {.x = RowsOf(x),
+                                    .w = RowsOf(w.matrix),
+                                    .y = RowsOf(y),
+                                    .added = w.added.data(),
+                                    .num_added = static_cast<int64_t>(w.added.size()),
+                                    .by_rows = by_rows,
+                                    .accumulate = accumulate};
+  const int threads = at::get_num_threads();
+  kernels::MatMul(product, Workspace(kernels::MatMulWorkspace(product, threads)), threads);
 }
 
 }  // namespace
 
-void MatMulNT(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, bool accumulate) {
-  if (!Mixed(x, w)) return Multiply(y, x, w.t(), accumulate);
-  ForWidenedBlocks(w, [&](int64_t first, const at::Tensor& wide) {
-    Multiply(y.narrow(1, first, wide.size(0)), x, wide.t(), accumulate);
-  });
+bool FoldsFactors(at::ScalarType type, at::Device device) { return type == at::kFloat && device.is_cpu(); }
+
+void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate) {
+  MatMul(y, x, w, /*by_rows=*/true, accumulate);
 }
 
-void MatMulNN(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, bool accumulate) {
-  if (!Mixed(x, w)) return Multiply(y, x, w, accumulate);
-  ForWidenedBlocks(w, [&](int64_t first, const at::Tensor& wide) {
-    Multiply(y, x.narrow(1, first, wide.size(0)), wide, accumulate || first > 0);
-  });
+void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate) {
+  MatMul(y, x, w, /*by_rows=*/false, accumulate);
 }
 
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale) {

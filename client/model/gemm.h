@@ -1,17 +1,33 @@
-// Matrix products of the step: ATen's everywhere.
+// Matrix products of the step. fp32 activations on the CPU: our own kernel, which reads bf16 weights as they lie and
+// adds low-rank factors to them on the way (kernels/ops.h, Product). Everything else: ATen.
 #ifndef STRATA_CLIENT_MODEL_GEMM_H_
 #define STRATA_CLIENT_MODEL_GEMM_H_
 
 #include <ATen/core/Tensor.h>
 
+#include <span>
+
+#include "kernels/ops.h"
+
 namespace strata::model {
 
-// Matrices are two-dimensional views with unit stride along a row, fp32 or bf16, accumulated in fp32. x and y are of
-// one type; w is of that type too, or bf16 beside fp32 x and y: it is then widened block by block into a buffer of a
-// few MiB, so that bf16 weights stay the one resident copy. y (+)= x w^T. x [t, k], w [n, k], y [t, n].
-void MatMulNT(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, bool accumulate);
+// The right operand: a matrix, and factors that are added to it while it is read.
+struct Operand {
+  Operand(const at::Tensor& m) : matrix(m) {}  // NOLINT(google-explicit-constructor): mostly a bare matrix
+  Operand(const at::Tensor& m, std::span<const kernels::LowRank> a) : matrix(m), added(a) {}
+
+  const at::Tensor& matrix;
+  std::span<const kernels::LowRank> added;
+};
+
+// Whether products of activations of this type and place can take added factors, and weights of another type.
+bool FoldsFactors(at::ScalarType type, at::Device device);
+
+// Matrices are two-dimensional views with unit stride along a row, fp32 or bf16, accumulated in fp32; all of one type,
+// unless FoldsFactors. y (+)= x w^T. x [t, k], w [n, k], y [t, n].
+void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);
 // y (+)= x w. x [t, n], w [n, k], y [t, k].
-void MatMulNN(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, bool accumulate);
+void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);
 // y += scale * a^T b. a [t, m], b [t, n], y [m, n] always fp32.
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale);
 

@@ -61,7 +61,7 @@ void Pass::Project(size_t layer, int group, const at::Tensor& x, const at::Tenso
   const auto g = static_cast<size_t>(group);
   const LinearGroup& linear = c_.weights.layers[layer].groups[g];
   const SideAdapter& side = c_.sides[layer][g];
-  MatMulNT(y, x, linear.weight, false);
+  MatMulNT(y, x, {linear.weight, side.folded()}, false);
   if (linear.bias.defined()) AddBias(y, linear.bias);
   if (side.empty()) return;
   ArenaScope scope(c_.arena);
@@ -172,7 +172,7 @@ std::vector<float> Pass::Loss(double scale, bool gradient) {
 at::Tensor Pass::ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx) {
   const auto g = static_cast<size_t>(group);
   const SideAdapter& side = c_.sides[layer][g];
-  if (dx.defined()) MatMulNN(dx, dy, c_.weights.layers[layer].groups[g].weight, false);
+  if (dx.defined()) MatMulNN(dx, dy, {c_.weights.layers[layer].groups[g].weight, side.folded()}, false);
   if (side.empty()) return {};
   at::Tensor ds = Take(side.rank());
   side.BackwardInput(dy, saved_[layer].s[g], ds, dx, c_.arena, Dropout(layer, group));

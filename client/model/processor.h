@@ -7,7 +7,7 @@ namespace strata::model {
 // How matrices kept in bf16 are multiplied fastest here.
 enum class Bf16Gemm {
   kNative,   // bf16 operands through ATen: AMX, or AVX512-BF16 at twice the fp32 rate (AMD)
-  kWidened,  // weights widened to fp32 block by block, everything else in fp32: where vdpbf16ps is no faster than FMA
+  kWidened,  // weights widened to fp32 as they are read, everything else in fp32: where vdpbf16ps is no faster than FMA
              // (Intel without usable AMX: 147 against 250 GFLOP/s measured on 2 cores), or absent
 };
 

@@ -27,6 +27,10 @@ void SideAdapter::AddFrozen(int module, SideFactors factors) { Add(module, std::
 void SideAdapter::Add(int module, SideFactors factors, bool trained) {
   if (factors.a.size(0) == 0) return;
   const LinearModule& m = modules_[static_cast<size_t>(module)];
+  if (!trained && FoldsFactors(dtype_, device_)) {
+    Fold(m, factors);
+    return;
+  }
   Segment segment;
   segment.first_row = m.first_row;
   segment.rows = m.rows;
@@ -34,6 +38,12 @@ void SideAdapter::Add(int module, SideFactors factors, bool trained) {
   segment.factors = std::move(factors);
   segment.trained = trained;
   segments_.push_back(std::move(segment));
+}
+
+void SideAdapter::Fold(const LinearModule& module, const SideFactors& factors) {
+  folded_factors_.push_back(factors.a);
+  folded_factors_.push_back(factors.b * factors.scaling);
+  folded_.push_back({.a = RowsOf(factors.a), .b = RowsOf(folded_factors_.back()), .first_row = module.first_row});
 }
 
 void SideAdapter::Finish() {

@@ -1,15 +1,18 @@
-// Low-rank columns beside a group of linear modules: trained ones and frozen ones (C_t), added as x A^T (scaling B)^T
-// without touching the base weight.
+// Low-rank factors beside a group of linear modules: trained ones and frozen ones (C_t), without touching the base
+// weight. Trained ones are columns, added as x A^T (scaling B)^T; frozen ones too, unless the product can fold them
+// into the weight as it reads it (gemm.h).
 #ifndef STRATA_CLIENT_MODEL_SIDE_ADAPTER_H_
 #define STRATA_CLIENT_MODEL_SIDE_ADAPTER_H_
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "client/model/arena.h"
 #include "client/model/weights.h"
+#include "kernels/ops.h"
 
 namespace strata::model {
 
@@ -39,6 +42,9 @@ class SideAdapter {
   // Casts the trained factors anew after they changed.
   void Refresh();
 
+  // What the group's products add to its weight.
+  std::span<const kernels::LowRank> folded() const { return folded_; }
+  // Of the columns.
   bool empty() const { return rank_ == 0; }
   bool trained() const { return trained_rank_ > 0; }
   int64_t rank() const { return rank_; }
@@ -60,6 +66,7 @@ class SideAdapter {
     bool trained = false;
   };
   void Add(int module, SideFactors factors, bool trained);
+  void Fold(const LinearModule& module, const SideFactors& factors);
   void Cast(Segment& segment);
 
   std::vector<LinearModule> modules_;
@@ -69,6 +76,8 @@ class SideAdapter {
   std::vector<Segment> segments_;  // trained, then frozen
   int64_t rank_ = 0, trained_rank_ = 0;
   at::Tensor a_;  // [rank, in], compute dtype
+  std::vector<kernels::LowRank> folded_;
+  std::vector<at::Tensor> folded_factors_;  // the memory of folded_
 };
 
 }  // namespace strata::model

@@ -3,20 +3,32 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/cpu/mat_mul.h"
 #include "kernels/cpu/row_ops.h"
 
 namespace strata::kernels {
 namespace {
 
-const RowOps& Table() {
-  static const RowOps& table = __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-                                       __builtin_cpu_supports("avx512dq") != 0
-                                   ? Avx512RowOps()
-                               : __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0
-                                   ? Avx2RowOps()
-                                   : BaselineRowOps();
-  return table;
+struct Variant {
+  const RowOps& rows;
+  const MatMulOps& mat_mul;
+};
+
+Variant Choose() {
+  if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+      __builtin_cpu_supports("avx512dq") != 0)
+    return {.rows = Avx512RowOps(), .mat_mul = Avx512MatMulOps()};
+  if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
+    return {.rows = Avx2RowOps(), .mat_mul = Avx2MatMulOps()};
+  return {.rows = BaselineRowOps(), .mat_mul = BaselineMatMulOps()};
 }
+
+const Variant& Chosen() {
+  static const Variant chosen = Choose();
+  return chosen;
+}
+
+const RowOps& Table() { return Chosen().rows; }
 
 // Splits [0, count) into one contiguous range per thread. Ranges are multiples of `grain`, so small jobs stay on few
 // threads.
@@ -31,10 +43,35 @@ void Ranges(int64_t count, int64_t grain, int threads, const F& work) {
   for (int64_t part = 0; part < parts; ++part) work(count * part / parts, count * (part + 1) / parts);
 }
 
+int64_t AlignedFloats(int64_t count) { return (count + 15) / 16 * 16; }
+
 constexpr int64_t kRowGrain = 16;
 constexpr int64_t kBlock = 16384;  // of SumSquares: fixed, so that the order of additions never depends on the threads
 
 }  // namespace
+
+int64_t MatMulWorkspace(const Product& product, int threads) {
+  const MatMulOps& ops = Chosen().mat_mul;
+  return (AlignedFloats(ops.packed_floats(product)) + threads * AlignedFloats(ops.scratch_floats(product))) *
+         static_cast<int64_t>(sizeof(float));
+}
+
+void MatMul(const Product& product, void* workspace, int threads) {
+  const MatMulOps& ops = Chosen().mat_mul;
+  auto* packed = static_cast<float*>(workspace);
+  float* scratch = packed + AlignedFloats(ops.packed_floats(product));
+  const int64_t scratch_floats = AlignedFloats(ops.scratch_floats(product));
+  const int64_t tiles = (product.x.rows + ops.tile_rows - 1) / ops.tile_rows;
+  const int64_t panels = (product.y.cols + ops.panel_columns - 1) / ops.panel_columns;
+  Ranges(tiles, 8, threads, [&](int64_t begin, int64_t end) { ops.pack(product, begin, end, packed); });
+  ops.pack_added(product, packed);
+  const int64_t parts = std::clamp<int64_t>(panels, 1, std::max(threads, 1));
+  Ranges(parts, 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      ops.columns(product, packed, panels * part / parts, panels * (part + 1) / parts, scratch + part * scratch_floats);
+    }
+  });
+}
 
 void RmsNorm(const Rows& x, const float* weight, float epsilon, const Rows& out, float* rstd, int threads) {
   Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {

@@ -5,12 +5,10 @@
 #include <string.h>  // NOLINT(modernize-deprecated-headers)
 
 #include "kernels/cpu/row_ops.h"
+#include "kernels/cpu/widen.h"
 
 namespace strata::kernels {
 namespace {
-
-inline float Widen(float x) { return x; }
-inline float Widen(uint16_t x) { return __builtin_bit_cast(float, static_cast<uint32_t>(x) << 16); }
 
 template <typename T>
 inline T Narrow(float x);

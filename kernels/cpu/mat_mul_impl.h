@@ -1,0 +1,284 @@
+// The loops of mat_mul.h. Included by one .cc per instruction set, which defines STRATA_MAT_MUL_OPS as the name of its
+// table's function; internal linkage as in row_ops_impl.h.
+//
+// y is made in tiles of kTileRows x kPanel that stay in registers over a block of the depth. x is packed once per
+// product, so that a tile's rows lie interleaved; w is read, widened and packed panel by panel into the first-level
+// cache, where every tile of x then meets it. That is also where low-rank factors join it: a packed panel is a
+// row-major matrix that a tile product can add to.
+#include <utility>
+
+#include "kernels/cpu/mat_mul.h"
+#include "kernels/cpu/widen.h"
+
+namespace strata::kernels {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kTileRows = 12;
+constexpr int64_t kMaxBlock = 240;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kTileRows = 6;
+constexpr int64_t kMaxBlock = 288;
+#else
+constexpr int kLanes = 4;
+constexpr int kTileRows = 6;
+constexpr int64_t kMaxBlock = 288;
+#endif
+// kMaxBlock of the depth at once: a multiple of kTileRows whose panel and tile of x share the first-level cache.
+constexpr int kPanel = 2 * kLanes;
+
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef float VecAt __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
+typedef uint16_t HalfAt __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(alignof(uint16_t)), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+
+constexpr int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t RoundUp(int64_t a, int64_t b) { return DivideUp(a, b) * b; }
+inline int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+inline Vec Load(const float* p) { return *reinterpret_cast<const VecAt*>(p); }
+inline Vec Load(const uint16_t* p) {
+  return reinterpret_cast<Vec>(__builtin_convertvector(*reinterpret_cast<const HalfAt*>(p), Bits) << 16);
+}
+inline void Store(float* p, Vec v) { *reinterpret_cast<VecAt*>(p) = v; }
+
+template <typename T>
+inline const T* Row(const Rows& m, int64_t row) {
+  return static_cast<const T*>(m.data) + row * m.stride;
+}
+
+int64_t Depth(const Product& p) { return p.x.cols; }
+
+// c [kTileRows, kPanel] (+)= a^T b; a [depth, kTileRows], b [depth, kPanel].
+template <bool kAdd>
+inline void Tile(const float* a, const float* b, int64_t depth, float* c, int64_t stride) {
+  for (int i = 0; i < kTileRows; ++i) __builtin_prefetch(c + i * stride, 1);
+  Vec sum[kTileRows][2] = {};
+  for (int64_t p = 0; p < depth; ++p, a += kTileRows, b += kPanel) {
+    const Vec b0 = Load(b);
+    const Vec b1 = Load(b + kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kTileRows; ++i) {
+      sum[i][0] += a[i] * b0;
+      sum[i][1] += a[i] * b1;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kTileRows; ++i) {
+    float* row = c + i * stride;
+    Store(row, kAdd ? Load(row) + sum[i][0] : sum[i][0]);
+    Store(row + kLanes, kAdd ? Load(row + kLanes) + sum[i][1] : sum[i][1]);
+  }
+}
+
+struct Extent {
+  int64_t rows, cols;
+};
+
+// The tile where only `extent` of it exists in c.
+void EdgeTile(const float* a, const float* b, int64_t depth, float* c, int64_t stride, Extent extent, bool add) {
+  float whole[kTileRows * kPanel];
+  Tile<false>(a, b, depth, whole, kPanel);
+  for (int64_t i = 0; i < extent.rows; ++i) {
+    for (int64_t j = 0; j < extent.cols; ++j) {
+      float& out = c[i * stride + j];
+      out = add ? out + whole[i * kPanel + j] : whole[i * kPanel + j];
+    }
+  }
+}
+
+template <int kHalf, int... kIndex>
+inline void Exchange(Vec& a, Vec& b, std::integer_sequence<int, kIndex...> /*lanes*/) {
+  const Vec low = __builtin_shufflevector(a, b, ((kIndex & kHalf) == 0 ? kIndex : kIndex - kHalf + kLanes)...);
+  const Vec high = __builtin_shufflevector(a, b, ((kIndex & kHalf) == 0 ? kIndex + kHalf : kIndex + kLanes)...);
+  a = low;
+  b = high;
+}
+
+// Rows become columns: ever smaller blocks beside the diagonal change places.
+template <int kHalf = kLanes / 2>
+inline void Transpose(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kHalf) == 0) Exchange<kHalf>(rows[i], rows[i + kHalf], std::make_integer_sequence<int, kLanes>());
+  }
+  if constexpr (kHalf > 1) Transpose<kHalf / 2>(rows);
+}
+
+// out[p][j] = m[row + j][col + p] for p < depth, j < kPanel; zero where a row lies outside [0, m.rows).
+template <typename T>
+void PackByRows(const Rows& m, int64_t row, int64_t col, int64_t depth, float* out) {
+  for (int64_t first = 0; first < kPanel; first += kLanes) {
+    const bool whole = row + first >= 0 && row + first + kLanes <= m.rows;
+    int64_t p = 0;
+    for (; whole && p + kLanes <= depth; p += kLanes) {
+      Vec block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) block[i] = Load(Row<T>(m, row + first + i) + col + p);
+      Transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) Store(out + (p + i) * kPanel + first, block[i]);
+    }
+    for (; p < depth; ++p) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const int64_t r = row + first + i;
+        out[p * kPanel + first + i] = r >= 0 && r < m.rows ? Widen(Row<T>(m, r)[col + p]) : 0.0F;
+      }
+    }
+  }
+}
+
+// out[p][j] = m[row + p][col + j] for p < depth, j < kPanel; zero where a column lies past the end.
+template <typename T>
+void PackByColumns(const Rows& m, int64_t row, int64_t col, int64_t depth, float* out) {
+  const int64_t cols = Least(m.cols - col, kPanel);
+  for (int64_t p = 0; p < depth; ++p, out += kPanel) {
+    const T* in = Row<T>(m, row + p) + col;
+    if (cols == kPanel) {
+      Store(out, Load(in));
+      Store(out + kLanes, Load(in + kLanes));
+      continue;
+    }
+    for (int64_t j = 0; j < kPanel; ++j) out[j] = j < cols ? Widen(in[j]) : 0.0F;
+  }
+}
+
+// out[p][i] = m[row + i][p] for all columns p, i < kTileRows; zero where a row lies outside [0, m.rows).
+void PackTile(const Rows& m, int64_t row, float* out) {
+  int64_t p = 0;
+  if constexpr (kLanes > kTileRows) {
+    // Each store runs over into the next column's place, which is written after it.
+    const bool whole = row >= 0 && row + kTileRows <= m.rows;
+    for (; whole && p + kLanes < m.cols; p += kLanes) {
+      Vec block[kLanes] = {};
+#pragma GCC unroll 16
+      for (int i = 0; i < kTileRows; ++i) block[i] = Load(Row<float>(m, row + i) + p);
+      Transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) Store(out + (p + i) * kTileRows, block[i]);
+    }
+  }
+  for (; p < m.cols; ++p) {
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      const int64_t r = row + i;
+      out[p * kTileRows + i] = r >= 0 && r < m.rows ? Row<float>(m, r)[p] : 0.0F;
+    }
+  }
+}
+
+int64_t FactorFloats(const Product& p, const LowRank& f) { return RoundUp(Depth(p), kTileRows) * f.a.rows; }
+
+int64_t XFloats(const Product& p) { return RoundUp(p.x.rows, kTileRows) * Depth(p); }
+
+int64_t PackedFloats(const Product& p) {
+  int64_t total = XFloats(p);
+  for (int64_t f = 0; f < p.num_added; ++f) total += FactorFloats(p, p.added[f]);
+  return total;
+}
+
+int64_t ScratchFloats(const Product& p) {
+  int64_t rank = 0;
+  for (int64_t f = 0; f < p.num_added; ++f) rank = Most(rank, p.added[f].a.rows);
+  return (kMaxBlock + rank) * kPanel;
+}
+
+void Pack(const Product& p, int64_t begin, int64_t end, float* packed) {
+  for (int64_t t = begin; t < end; ++t) PackTile(p.x, t * kTileRows, packed + t * kTileRows * Depth(p));
+}
+
+// The factor that runs along the depth, in tiles of it: [tile][rank][kTileRows].
+void PackAdded(const Product& p, float* packed) {
+  float* out = packed + XFloats(p);
+  const int64_t tiles = DivideUp(Depth(p), kTileRows);
+  for (int64_t f = 0; f < p.num_added; ++f) {
+    const LowRank& factor = p.added[f];
+    const int64_t rank = factor.a.rows;
+    for (int64_t t = 0; t < tiles; ++t, out += rank * kTileRows) {
+      if (!p.by_rows) {
+        PackTile(factor.b, t * kTileRows - factor.first_row, out);
+        continue;
+      }
+      for (int64_t r = 0; r < rank; ++r) {
+        for (int64_t i = 0; i < kTileRows; ++i) {
+          const int64_t column = t * kTileRows + i;
+          out[r * kTileRows + i] = column < factor.a.cols ? Row<float>(factor.a, r)[column] : 0.0F;
+        }
+      }
+    }
+  }
+}
+
+// Adds the factors to a packed panel: depth [first, first + depth), columns from `col`.
+void AddFactors(const Product& p, const float* tiled, int64_t first, int64_t depth, int64_t col, float* panel,
+                float* scratch) {
+  for (int64_t f = 0; f < p.num_added; ++f, tiled += FactorFloats(p, p.added[f - 1])) {
+    const LowRank& factor = p.added[f];
+    const int64_t rank = factor.a.rows;
+    const int64_t last_row = factor.first_row + factor.b.rows;
+    int64_t begin = first;
+    int64_t end = first + depth;
+    if (p.by_rows) {
+      if (col + kPanel <= factor.first_row || col >= last_row) continue;
+      PackByRows<float>(factor.b, col - factor.first_row, 0, rank, scratch);
+    } else {
+      begin = Most(begin, factor.first_row);
+      end = Least(end, last_row);
+      if (begin >= end) continue;
+      PackByColumns<float>(factor.a, 0, col, rank, scratch);
+    }
+    for (int64_t t = begin / kTileRows; t < DivideUp(end, kTileRows); ++t)
+      Tile<true>(tiled + t * rank * kTileRows, scratch, rank, panel + (t * kTileRows - first) * kPanel, kPanel);
+  }
+}
+
+template <typename T>
+void ColumnsOf(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
+  const int64_t depth = Depth(p);
+  const int64_t block = RoundUp(DivideUp(depth, DivideUp(depth, kMaxBlock)), kTileRows);
+  float* panel = scratch;
+  for (int64_t first = 0; first < depth; first += block) {
+    const int64_t size = Least(block, depth - first);
+    const bool add = p.accumulate || first > 0;
+    for (int64_t col = begin * kPanel; col < Least(end * kPanel, p.y.cols); col += kPanel) {
+      p.by_rows ? PackByRows<T>(p.w, col, first, size, panel) : PackByColumns<T>(p.w, first, col, size, panel);
+      if (p.num_added > 0) AddFactors(p, packed + XFloats(p), first, size, col, panel, scratch + kMaxBlock * kPanel);
+      const int64_t cols = Least(p.y.cols - col, kPanel);
+      for (int64_t t = 0; t < p.x.rows; t += kTileRows) {
+        const float* a = packed + t * depth + first * kTileRows;
+        float* c = static_cast<float*>(p.y.data) + t * p.y.stride + col;
+        const int64_t rows = Least(p.x.rows - t, kTileRows);
+        if (rows < kTileRows || cols < kPanel) {
+          EdgeTile(a, panel, size, c, p.y.stride, {.rows = rows, .cols = cols}, add);
+        } else if (add) {
+          Tile<true>(a, panel, size, c, p.y.stride);
+        } else {
+          Tile<false>(a, panel, size, c, p.y.stride);
+        }
+      }
+    }
+  }
+}
+
+void Columns(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
+  p.w.type == Type::kF32 ? ColumnsOf<float>(p, packed, begin, end, scratch)
+                         : ColumnsOf<uint16_t>(p, packed, begin, end, scratch);
+}
+
+constexpr MatMulOps kTable = {
+    .tile_rows = kTileRows,
+    .panel_columns = kPanel,
+    .packed_floats = PackedFloats,
+    .scratch_floats = ScratchFloats,
+    .pack = Pack,
+    .pack_added = PackAdded,
+    .columns = Columns,
+};
+
+}  // namespace
+
+const MatMulOps& STRATA_MAT_MUL_OPS() { return kTable; }
+
+}  // namespace strata::kernels

@@ -1,0 +1,195 @@
+// The matrix product against its formula in double, in every instruction set that this processor has: both orders, fp32
+// and bf16 weights, shapes with ragged edges, factors over some of the rows.
+#include "kernels/cpu/mat_mul.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace strata::kernels {
+namespace {
+
+struct Variant {
+  std::string name;
+  const MatMulOps* table;
+};
+
+std::vector<Variant> Variants() {
+  std::vector<Variant> all = {{"baseline", &BaselineMatMulOps()}};
+  if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
+    all.push_back({"avx2", &Avx2MatMulOps()});
+  if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0)
+    all.push_back({"avx512", &Avx512MatMulOps()});
+  return all;
+}
+
+struct Shape {
+  int64_t tokens, rows, cols;           // x [tokens, .], w [rows, cols]
+  int64_t rank = 0, first = 0, of = 0;  // factors of rows [first, first + of)
+};
+
+// Values in (-1, 1) that bf16 holds exactly.
+std::vector<float> Values(int64_t count, uint32_t seed) {
+  std::vector<float> out(static_cast<size_t>(count));
+  for (float& value : out) {
+    seed = seed * 1664525 + 1013904223;
+    value = static_cast<float>(static_cast<int>(seed >> 16 & 0xFF) - 128) / 129.0F;
+  }
+  std::vector<uint16_t> halves(out.size());
+  RoundToBf16(out.data(), halves.data(), count);
+  for (size_t i = 0; i < out.size(); ++i) out[i] = __builtin_bit_cast(float, static_cast<uint32_t>(halves[i]) << 16);
+  return out;
+}
+
+Rows View(std::vector<float>& values, int64_t rows, int64_t cols, int64_t stride) {
+  return {.data = values.data(), .type = Type::kF32, .rows = rows, .cols = cols, .stride = stride};
+}
+
+// Operands with a margin around y and between the rows of x and y.
+class Case {
+ public:
+  Case(const Shape& s, bool by_rows, Type type, bool accumulate)
+      : shape_(s), depth_(by_rows ? s.cols : s.rows), width_(by_rows ? s.rows : s.cols) {
+    x_ = Values(s.tokens * (depth_ + 3), 1);
+    w_ = Values(s.rows * s.cols, 2);
+    a_ = Values(s.rank * s.cols, 3);
+    b_ = Values(s.of * s.rank, 4);
+    y_ = Values(s.tokens * (width_ + 5), 5);
+    before_ = y_;
+    halves_.resize(w_.size());
+    RoundToBf16(w_.data(), halves_.data(), static_cast<int64_t>(w_.size()));
+    factors_ = {.a = View(a_, s.rank, s.cols, s.cols), .b = View(b_, s.of, s.rank, s.rank), .first_row = s.first};
+    product_ = {.x = View(x_, s.tokens, depth_, depth_ + 3),
+                .w = View(w_, s.rows, s.cols, s.cols),
+                .y = View(y_, s.tokens, width_, width_ + 5),
+                .added = &factors_,
+                .num_added = s.rank > 0 ? 1 : 0,
+                .by_rows = by_rows,
+                .accumulate = accumulate};
+    product_.w.type = type;
+    if (type == Type::kBF16) product_.w.data = halves_.data();
+  }
+  Case(const Case&) = delete;
+  Case& operator=(const Case&) = delete;
+
+  const Product& product() const { return product_; }
+  const std::vector<float>& y() const { return y_; }
+
+  void RunOn(const MatMulOps& ops) {
+    std::vector<float> packed(static_cast<size_t>(ops.packed_floats(product_)));
+    std::vector<float> scratch(static_cast<size_t>(ops.scratch_floats(product_)));
+    const int64_t tiles = (shape_.tokens + ops.tile_rows - 1) / ops.tile_rows;
+    const int64_t panels = (width_ + ops.panel_columns - 1) / ops.panel_columns;
+    ops.pack(product_, 0, tiles, packed.data());
+    ops.pack_added(product_, packed.data());
+    ops.columns(product_, packed.data(), 0, panels, scratch.data());
+  }
+
+  // fp32 sums of products below 1 in magnitude: an error of a few units in the last place per addition.
+  void Check() const {
+    const double tolerance = 1e-7 * static_cast<double>(depth_ + 1) * static_cast<double>(1 + shape_.rank);
+    for (int64_t t = 0; t < shape_.tokens; ++t) {
+      for (int64_t o = 0; o < width_ + 5; ++o) {
+        const auto i = static_cast<size_t>(t * (width_ + 5) + o);
+        if (o >= width_) {
+          ASSERT_EQ(y_[i], before_[i]) << "written past the end of row " << t;
+          continue;
+        }
+        ASSERT_NEAR(static_cast<double>(y_[i]), Expected(t, o), tolerance) << "row " << t << ", column " << o;
+      }
+    }
+  }
+
+ private:
+  double Expected(int64_t t, int64_t o) const {
+    const auto i = static_cast<size_t>(t * (width_ + 5) + o);
+    double sum = product_.accumulate ? static_cast<double>(before_[i]) : 0;
+    for (int64_t d = 0; d < depth_; ++d) {
+      const double w = product_.by_rows ? Weight(o, d) : Weight(d, o);
+      sum += static_cast<double>(x_[static_cast<size_t>(t * (depth_ + 3) + d)]) * w;
+    }
+    return sum;
+  }
+  double Weight(int64_t row, int64_t col) const {
+    auto w = static_cast<double>(w_[static_cast<size_t>(row * shape_.cols + col)]);
+    if (row < shape_.first || row >= shape_.first + shape_.of) return w;
+    for (int64_t r = 0; r < shape_.rank; ++r) {
+      w += static_cast<double>(b_[static_cast<size_t>((row - shape_.first) * shape_.rank + r)]) *
+           static_cast<double>(a_[static_cast<size_t>(r * shape_.cols + col)]);
+    }
+    return w;
+  }
+
+  Shape shape_;
+  int64_t depth_, width_;
+  std::vector<float> x_, w_, a_, b_, y_, before_;
+  std::vector<uint16_t> halves_;
+  LowRank factors_;
+  Product product_;
+};
+
+// Below, at and past the edges of tiles, panels and blocks of the depth of every variant.
+const std::vector<Shape>& Shapes() {
+  static const std::vector<Shape> shapes = {
+      {.tokens = 1, .rows = 1, .cols = 1, .rank = 1, .first = 0, .of = 1},
+      {.tokens = 13, .rows = 37, .cols = 29},
+      {.tokens = 12, .rows = 32, .cols = 288},
+      {.tokens = 7, .rows = 70, .cols = 601, .rank = 5, .first = 23, .of = 35},
+      {.tokens = 25, .rows = 600, .cols = 70, .rank = 9, .first = 200, .of = 390},
+      {.tokens = 6, .rows = 64, .cols = 576, .rank = 3, .first = 61, .of = 3},
+  };
+  return shapes;
+}
+
+class MatMulTest : public ::testing::TestWithParam<Variant> {};
+
+TEST_P(MatMulTest, EqualsTheSumOfProducts) {
+  for (const Shape& shape : Shapes()) {
+    for (const bool by_rows : {true, false}) {
+      for (const Type type : {Type::kF32, Type::kBF16}) {
+        for (const bool accumulate : {false, true}) {
+          SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, " << shape.rows << " x " << shape.cols
+                                          << ", by rows " << by_rows << ", bf16 " << (type == Type::kBF16));
+          Case c(shape, by_rows, type, accumulate);
+          c.RunOn(*GetParam().table);
+          c.Check();
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatMulTest, NaNReachesItsRowAlone) {
+  Case c({.tokens = 8, .rows = 40, .cols = 40}, true, Type::kF32, false);
+  static_cast<float*>(c.product().x.data)[3 * c.product().x.stride + 7] = std::numeric_limits<float>::quiet_NaN();
+  c.RunOn(*GetParam().table);
+  for (int64_t t = 0; t < 8; ++t) {
+    for (int64_t o = 0; o < 40; ++o)
+      EXPECT_EQ(std::isnan(c.y()[static_cast<size_t>(t * c.product().y.stride + o)]), t == 3) << t << ", " << o;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, MatMulTest, ::testing::ValuesIn(Variants()),
+                         [](const ::testing::TestParamInfo<Variant>& info) { return info.param.name; });
+
+TEST(MatMulThreadsTest, AnyNumberOfThreadsGivesTheSameBytes) {
+  const Shape shape = {.tokens = 50, .rows = 330, .cols = 577, .rank = 4, .first = 10, .of = 300};
+  std::vector<float> first;
+  for (const int threads : {1, 2, 3, 64}) {
+    Case c(shape, true, Type::kBF16, true);
+    std::vector<char> workspace(static_cast<size_t>(MatMulWorkspace(c.product(), threads)));
+    MatMul(c.product(), workspace.data(), threads);
+    c.Check();
+    if (first.empty()) first = c.y();
+    EXPECT_EQ(c.y(), first) << threads << " threads";
+  }
+}
+
+}  // namespace
+}  // namespace strata::kernels
