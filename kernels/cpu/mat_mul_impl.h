@@ -2,9 +2,8 @@
 // table's function; internal linkage as in row_ops_impl.h.
 //
 // y is made in tiles of kTileRows x kPanel that stay in registers over a block of the depth. x is packed once per
-// product, so that a tile's rows lie interleaved; w is read, widened and packed panel by panel into the first-level
-// cache, where every tile of x then meets it. That is also where low-rank factors join it: a packed panel is a
-// row-major matrix that a tile product can add to.
+// product, so that a tile's rows lie interleaved; w is read, widened and packed a group of panels at a time. That is
+// also where low-rank factors join it: a packed panel is a row-major matrix that a tile product can add to.
 #include <utility>
 
 #include "kernels/cpu/mat_mul.h"
@@ -28,6 +27,9 @@ constexpr int64_t kMaxBlock = 288;
 #endif
 // kMaxBlock of the depth at once: a multiple of kTileRows whose panel and tile of x share the first-level cache.
 constexpr int kPanel = 2 * kLanes;
+// Panels packed together, and rows of x that meet them: a multiple of kTileRows that fits the second-level cache.
+constexpr int64_t kGroup = 32;
+constexpr int64_t kRowBlock = 192;
 
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
 typedef float VecAt __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
@@ -182,7 +184,7 @@ int64_t PackedFloats(const Product& p) {
 int64_t ScratchFloats(const Product& p) {
   int64_t rank = 0;
   for (int64_t f = 0; f < p.num_added; ++f) rank = Most(rank, p.added[f].a.rows);
-  return (kMaxBlock + rank) * kPanel;
+  return (kGroup * kMaxBlock + rank) * kPanel;
 }
 
 void Pack(const Product& p, int64_t begin, int64_t end, float* packed) {
@@ -211,51 +213,81 @@ void PackAdded(const Product& p, float* packed) {
   }
 }
 
-// Adds the factors to a packed panel: depth [first, first + depth), columns from `col`.
-void AddFactors(const Product& p, const float* tiled, int64_t first, int64_t depth, int64_t col, float* panel,
-                float* scratch) {
+// Depth [first, first + depth) of the panel of columns from `col`.
+struct Part {
+  int64_t first = 0, depth = 0, col = 0;
+};
+
+void AddFactors(const Product& p, const float* tiled, const Part& part, float* panel, float* scratch) {
   for (int64_t f = 0; f < p.num_added; ++f, tiled += FactorFloats(p, p.added[f - 1])) {
     const LowRank& factor = p.added[f];
     const int64_t rank = factor.a.rows;
     const int64_t last_row = factor.first_row + factor.b.rows;
-    int64_t begin = first;
-    int64_t end = first + depth;
+    int64_t begin = part.first;
+    int64_t end = part.first + part.depth;
     if (p.by_rows) {
-      if (col + kPanel <= factor.first_row || col >= last_row) continue;
-      PackByRows<float>(factor.b, col - factor.first_row, 0, rank, scratch);
+      if (part.col + kPanel <= factor.first_row || part.col >= last_row) continue;
+      PackByRows<float>(factor.b, part.col - factor.first_row, 0, rank, scratch);
     } else {
       begin = Most(begin, factor.first_row);
       end = Least(end, last_row);
       if (begin >= end) continue;
-      PackByColumns<float>(factor.a, 0, col, rank, scratch);
+      PackByColumns<float>(factor.a, 0, part.col, rank, scratch);
     }
     for (int64_t t = begin / kTileRows; t < DivideUp(end, kTileRows); ++t)
-      Tile<true>(tiled + t * rank * kTileRows, scratch, rank, panel + (t * kTileRows - first) * kPanel, kPanel);
+      Tile<true>(tiled + t * rank * kTileRows, scratch, rank, panel + (t * kTileRows - part.first) * kPanel, kPanel);
+  }
+}
+
+// Rows [begin, end) of y's columns [col, col + kPanel): block [first, first + depth) of the depth.
+void PanelProduct(const Product& p, const float* packed, const float* panel, const Part& part, int64_t begin,
+                  int64_t end) {
+  const bool add = p.accumulate || part.first > 0;
+  const int64_t cols = Least(p.y.cols - part.col, kPanel);
+  for (int64_t t = begin; t < end; t += kTileRows) {
+    const float* a = packed + t * Depth(p) + part.first * kTileRows;
+    float* c = static_cast<float*>(p.y.data) + t * p.y.stride + part.col;
+    const int64_t rows = Least(p.x.rows - t, kTileRows);
+    if (rows < kTileRows || cols < kPanel) {
+      EdgeTile(a, panel, part.depth, c, p.y.stride, {.rows = rows, .cols = cols}, add);
+    } else if (add) {
+      Tile<true>(a, panel, part.depth, c, p.y.stride);
+    } else {
+      Tile<false>(a, panel, part.depth, c, p.y.stride);
+    }
   }
 }
 
 template <typename T>
+void PackPanel(const Product& p, const float* packed, const Part& part, float* panel, float* scratch) {
+  if (p.by_rows) {
+    PackByRows<T>(p.w, part.col, part.first, part.depth, panel);
+  } else {
+    PackByColumns<T>(p.w, part.first, part.col, part.depth, panel);
+  }
+  if (p.num_added > 0) AddFactors(p, packed + XFloats(p), part, panel, scratch);
+}
+
+// A group of panels is packed; then kRowBlock rows of x at a time, which stay in the second-level cache, meet all of
+// it.
+template <typename T>
 void ColumnsOf(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
   const int64_t depth = Depth(p);
   const int64_t block = RoundUp(DivideUp(depth, DivideUp(depth, kMaxBlock)), kTileRows);
-  float* panel = scratch;
+  float* factor_scratch = scratch + kGroup * kMaxBlock * kPanel;
   for (int64_t first = 0; first < depth; first += block) {
-    const int64_t size = Least(block, depth - first);
-    const bool add = p.accumulate || first > 0;
-    for (int64_t col = begin * kPanel; col < Least(end * kPanel, p.y.cols); col += kPanel) {
-      p.by_rows ? PackByRows<T>(p.w, col, first, size, panel) : PackByColumns<T>(p.w, first, col, size, panel);
-      if (p.num_added > 0) AddFactors(p, packed + XFloats(p), first, size, col, panel, scratch + kMaxBlock * kPanel);
-      const int64_t cols = Least(p.y.cols - col, kPanel);
-      for (int64_t t = 0; t < p.x.rows; t += kTileRows) {
-        const float* a = packed + t * depth + first * kTileRows;
-        float* c = static_cast<float*>(p.y.data) + t * p.y.stride + col;
-        const int64_t rows = Least(p.x.rows - t, kTileRows);
-        if (rows < kTileRows || cols < kPanel) {
-          EdgeTile(a, panel, size, c, p.y.stride, {.rows = rows, .cols = cols}, add);
-        } else if (add) {
-          Tile<true>(a, panel, size, c, p.y.stride);
-        } else {
-          Tile<false>(a, panel, size, c, p.y.stride);
+    Part part = {.first = first, .depth = Least(block, depth - first)};
+    const auto panel = [&](int64_t j) { return scratch + (j - begin) % kGroup * kMaxBlock * kPanel; };
+    for (int64_t group = begin; group < end; group += kGroup) {
+      const int64_t group_end = Least(group + kGroup, end);
+      for (int64_t j = group; j < group_end; ++j) {
+        part.col = j * kPanel;
+        PackPanel<T>(p, packed, part, panel(j), factor_scratch);
+      }
+      for (int64_t t = 0; t < p.x.rows; t += kRowBlock) {
+        for (int64_t j = group; j < group_end; ++j) {
+          part.col = j * kPanel;
+          PanelProduct(p, packed, panel(j), part, t, Least(t + kRowBlock, p.x.rows));
         }
       }
     }
