@@ -25,10 +25,12 @@ struct LowRank {
   int64_t first_row = 0;
 };
 
-// by_rows: y (+)= x (w + added)^T; else y (+)= x (w + added). x and y fp32; w fp32 or bf16, which is widened as it is
-// read. y overlaps neither.
+// by_rows: y (+)= scale x (w + added)^T; else y (+)= scale x (w + added). x and y fp32; w fp32 or bf16, which is
+// widened as it is read. y overlaps neither.
 struct Product {
   Rows x, w, y;
+  bool transposed_x = false;  // x^T is stored
+  float scale = 1;
   const LowRank* added = nullptr;
   int64_t num_added = 0;
   bool by_rows = true;

@@ -29,21 +29,23 @@ void Multiply(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, boo
   }
 }
 
+void Run(const kernels::Product& product) {
+  const int threads = at::get_num_threads();
+  kernels::MatMul(product, Workspace(kernels::MatMulWorkspace(product, threads)), threads);
+}
+
 void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_rows, bool accumulate) {
   if (!FoldsFactors(x.scalar_type(), x.device())) {
     Multiply(y, x, by_rows ? w.matrix.t() : w.matrix, accumulate);
-    return;
+  } else if (x.size(0) > 0) {
+    Run({.x = RowsOf(x),
+         .w = RowsOf(w.matrix),
+         .y = RowsOf(y),
+         .added = w.added.data(),
+         .num_added = static_cast<int64_t>(w.added.size()),
+         .by_rows = by_rows,
+         .accumulate = accumulate});
   }
-  if (x.size(0) == 0) return;
-  const kernels::Product product = {.x = RowsOf(x),
-                                    .w = RowsOf(w.matrix),
-                                    .y = RowsOf(y),
-                                    .added = w.added.data(),
-                                    .num_added = static_cast<int64_t>(w.added.size()),
-                                    .by_rows = by_rows,
-                                    .accumulate = accumulate};
-  const int threads = at::get_num_threads();
-  kernels::MatMul(product, Workspace(kernels::MatMulWorkspace(product, threads)), threads);
 }
 
 }  // namespace
@@ -60,10 +62,16 @@ void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool a
 
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale) {
   at::Tensor out = y;
-  if (a.scalar_type() == at::kFloat) {
-    out.addmm_(a.t(), b, 1, scale);
-  } else {
+  if (!FoldsFactors(a.scalar_type(), a.device())) {
     out.add_(at::mm(a.t(), b), scale);
+  } else if (a.size(0) > 0) {
+    Run({.x = RowsOf(a),
+         .w = RowsOf(b),
+         .y = RowsOf(y),
+         .transposed_x = true,
+         .scale = static_cast<float>(scale),
+         .by_rows = false,
+         .accumulate = true});
   }
 }
 

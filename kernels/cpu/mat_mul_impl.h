@@ -52,7 +52,8 @@ inline const T* Row(const Rows& m, int64_t row) {
   return static_cast<const T*>(m.data) + row * m.stride;
 }
 
-int64_t Depth(const Product& p) { return p.x.cols; }
+int64_t Depth(const Product& p) { return p.transposed_x ? p.x.rows : p.x.cols; }
+int64_t Tokens(const Product& p) { return p.transposed_x ? p.x.cols : p.x.rows; }
 
 // c [kTileRows, kPanel] (+)= a^T b; a [depth, kTileRows], b [depth, kPanel].
 template <bool kAdd>
@@ -148,8 +149,8 @@ void PackByColumns(const Rows& m, int64_t row, int64_t col, int64_t depth, float
   }
 }
 
-// out[p][i] = m[row + i][p] for all columns p, i < kTileRows; zero where a row lies outside [0, m.rows).
-void PackTile(const Rows& m, int64_t row, float* out) {
+// out[p][i] = scale * m[row + i][p] for all columns p, i < kTileRows; zero where a row lies outside [0, m.rows).
+void PackTile(const Rows& m, int64_t row, float scale, float* out) {
   int64_t p = 0;
   if constexpr (kLanes > kTileRows) {
     // Each store runs over into the next column's place, which is written after it.
@@ -157,7 +158,7 @@ void PackTile(const Rows& m, int64_t row, float* out) {
     for (; whole && p + kLanes < m.cols; p += kLanes) {
       Vec block[kLanes] = {};
 #pragma GCC unroll 16
-      for (int i = 0; i < kTileRows; ++i) block[i] = Load(Row<float>(m, row + i) + p);
+      for (int i = 0; i < kTileRows; ++i) block[i] = Load(Row<float>(m, row + i) + p) * scale;
       Transpose(block);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) Store(out + (p + i) * kTileRows, block[i]);
@@ -166,14 +167,22 @@ void PackTile(const Rows& m, int64_t row, float* out) {
   for (; p < m.cols; ++p) {
     for (int64_t i = 0; i < kTileRows; ++i) {
       const int64_t r = row + i;
-      out[p * kTileRows + i] = r >= 0 && r < m.rows ? Row<float>(m, r)[p] : 0.0F;
+      out[p * kTileRows + i] = r >= 0 && r < m.rows ? scale * Row<float>(m, r)[p] : 0.0F;
     }
+  }
+}
+
+// out[p][i] = scale * m[p][col + i] for all rows p, i < kTileRows; zero where a column lies past the end.
+void PackTileOfColumns(const Rows& m, int64_t col, float scale, float* out) {
+  for (int64_t p = 0; p < m.rows; ++p, out += kTileRows) {
+    const float* in = Row<float>(m, p) + col;
+    for (int64_t i = 0; i < kTileRows; ++i) out[i] = col + i < m.cols ? scale * in[i] : 0.0F;
   }
 }
 
 int64_t FactorFloats(const Product& p, const LowRank& f) { return RoundUp(Depth(p), kTileRows) * f.a.rows; }
 
-int64_t XFloats(const Product& p) { return RoundUp(p.x.rows, kTileRows) * Depth(p); }
+int64_t XFloats(const Product& p) { return RoundUp(Tokens(p), kTileRows) * Depth(p); }
 
 int64_t PackedFloats(const Product& p) {
   int64_t total = XFloats(p);
@@ -188,7 +197,14 @@ int64_t ScratchFloats(const Product& p) {
 }
 
 void Pack(const Product& p, int64_t begin, int64_t end, float* packed) {
-  for (int64_t t = begin; t < end; ++t) PackTile(p.x, t * kTileRows, packed + t * kTileRows * Depth(p));
+  for (int64_t t = begin; t < end; ++t) {
+    float* out = packed + t * kTileRows * Depth(p);
+    if (p.transposed_x) {
+      PackTileOfColumns(p.x, t * kTileRows, p.scale, out);
+    } else {
+      PackTile(p.x, t * kTileRows, p.scale, out);
+    }
+  }
 }
 
 // The factor that runs along the depth, in tiles of it: [tile][rank][kTileRows].
@@ -197,17 +213,11 @@ void PackAdded(const Product& p, float* packed) {
   const int64_t tiles = DivideUp(Depth(p), kTileRows);
   for (int64_t f = 0; f < p.num_added; ++f) {
     const LowRank& factor = p.added[f];
-    const int64_t rank = factor.a.rows;
-    for (int64_t t = 0; t < tiles; ++t, out += rank * kTileRows) {
-      if (!p.by_rows) {
-        PackTile(factor.b, t * kTileRows - factor.first_row, out);
-        continue;
-      }
-      for (int64_t r = 0; r < rank; ++r) {
-        for (int64_t i = 0; i < kTileRows; ++i) {
-          const int64_t column = t * kTileRows + i;
-          out[r * kTileRows + i] = column < factor.a.cols ? Row<float>(factor.a, r)[column] : 0.0F;
-        }
+    for (int64_t t = 0; t < tiles; ++t, out += factor.a.rows * kTileRows) {
+      if (p.by_rows) {
+        PackTileOfColumns(factor.a, t * kTileRows, 1, out);
+      } else {
+        PackTile(factor.b, t * kTileRows - factor.first_row, 1, out);
       }
     }
   }
@@ -247,7 +257,7 @@ void PanelProduct(const Product& p, const float* packed, const float* panel, con
   for (int64_t t = begin; t < end; t += kTileRows) {
     const float* a = packed + t * Depth(p) + part.first * kTileRows;
     float* c = static_cast<float*>(p.y.data) + t * p.y.stride + part.col;
-    const int64_t rows = Least(p.x.rows - t, kTileRows);
+    const int64_t rows = Least(Tokens(p) - t, kTileRows);
     if (rows < kTileRows || cols < kPanel) {
       EdgeTile(a, panel, part.depth, c, p.y.stride, {.rows = rows, .cols = cols}, add);
     } else if (add) {
@@ -284,10 +294,10 @@ void ColumnsOf(const Product& p, const float* packed, int64_t begin, int64_t end
         part.col = j * kPanel;
         PackPanel<T>(p, packed, part, panel(j), factor_scratch);
       }
-      for (int64_t t = 0; t < p.x.rows; t += kRowBlock) {
+      for (int64_t t = 0; t < Tokens(p); t += kRowBlock) {
         for (int64_t j = group; j < group_end; ++j) {
           part.col = j * kPanel;
-          PanelProduct(p, packed, panel(j), part, t, Least(t + kRowBlock, p.x.rows));
+          PanelProduct(p, packed, panel(j), part, t, Least(t + kRowBlock, Tokens(p)));
         }
       }
     }

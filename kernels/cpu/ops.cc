@@ -61,7 +61,7 @@ void MatMul(const Product& product, void* workspace, int threads) {
   auto* packed = static_cast<float*>(workspace);
   float* scratch = packed + AlignedFloats(ops.packed_floats(product));
   const int64_t scratch_floats = AlignedFloats(ops.scratch_floats(product));
-  const int64_t tiles = (product.x.rows + ops.tile_rows - 1) / ops.tile_rows;
+  const int64_t tiles = (product.y.rows + ops.tile_rows - 1) / ops.tile_rows;
   const int64_t panels = (product.y.cols + ops.panel_columns - 1) / ops.panel_columns;
   Ranges(tiles, 8, threads, [&](int64_t begin, int64_t end) { ops.pack(product, begin, end, packed); });
   ops.pack_added(product, packed);

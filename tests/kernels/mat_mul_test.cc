@@ -34,6 +34,12 @@ struct Shape {
   int64_t rank = 0, first = 0, of = 0;  // factors of rows [first, first + of)
 };
 
+struct Form {
+  bool by_rows = true, accumulate = false, transposed_x = false;
+  Type type = Type::kF32;
+  float scale = 1;
+};
+
 // Values in (-1, 1) that bf16 holds exactly.
 std::vector<float> Values(int64_t count, uint32_t seed) {
   std::vector<float> out(static_cast<size_t>(count));
@@ -54,9 +60,11 @@ Rows View(std::vector<float>& values, int64_t rows, int64_t cols, int64_t stride
 // Operands with a margin around y and between the rows of x and y.
 class Case {
  public:
-  Case(const Shape& s, bool by_rows, Type type, bool accumulate)
-      : shape_(s), depth_(by_rows ? s.cols : s.rows), width_(by_rows ? s.rows : s.cols) {
-    x_ = Values(s.tokens * (depth_ + 3), 1);
+  Case(const Shape& s, const Form& form)
+      : shape_(s), depth_(form.by_rows ? s.cols : s.rows), width_(form.by_rows ? s.rows : s.cols) {
+    x_rows_ = form.transposed_x ? depth_ : s.tokens;
+    x_cols_ = form.transposed_x ? s.tokens : depth_;
+    x_ = Values(x_rows_ * (x_cols_ + 3), 1);
     w_ = Values(s.rows * s.cols, 2);
     a_ = Values(s.rank * s.cols, 3);
     b_ = Values(s.of * s.rank, 4);
@@ -65,15 +73,17 @@ class Case {
     halves_.resize(w_.size());
     RoundToBf16(w_.data(), halves_.data(), static_cast<int64_t>(w_.size()));
     factors_ = {.a = View(a_, s.rank, s.cols, s.cols), .b = View(b_, s.of, s.rank, s.rank), .first_row = s.first};
-    product_ = {.x = View(x_, s.tokens, depth_, depth_ + 3),
+    product_ = {.x = View(x_, x_rows_, x_cols_, x_cols_ + 3),
                 .w = View(w_, s.rows, s.cols, s.cols),
                 .y = View(y_, s.tokens, width_, width_ + 5),
+                .transposed_x = form.transposed_x,
+                .scale = form.scale,
                 .added = &factors_,
                 .num_added = s.rank > 0 ? 1 : 0,
-                .by_rows = by_rows,
-                .accumulate = accumulate};
-    product_.w.type = type;
-    if (type == Type::kBF16) product_.w.data = halves_.data();
+                .by_rows = form.by_rows,
+                .accumulate = form.accumulate};
+    product_.w.type = form.type;
+    if (form.type == Type::kBF16) product_.w.data = halves_.data();
   }
   Case(const Case&) = delete;
   Case& operator=(const Case&) = delete;
@@ -112,7 +122,8 @@ class Case {
     double sum = product_.accumulate ? static_cast<double>(before_[i]) : 0;
     for (int64_t d = 0; d < depth_; ++d) {
       const double w = product_.by_rows ? Weight(o, d) : Weight(d, o);
-      sum += static_cast<double>(x_[static_cast<size_t>(t * (depth_ + 3) + d)]) * w;
+      const int64_t x = product_.transposed_x ? d * (x_cols_ + 3) + t : t * (x_cols_ + 3) + d;
+      sum += static_cast<double>(product_.scale) * static_cast<double>(x_[static_cast<size_t>(x)]) * w;
     }
     return sum;
   }
@@ -127,7 +138,7 @@ class Case {
   }
 
   Shape shape_;
-  int64_t depth_, width_;
+  int64_t depth_, width_, x_rows_ = 0, x_cols_ = 0;
   std::vector<float> x_, w_, a_, b_, y_, before_;
   std::vector<uint16_t> halves_;
   LowRank factors_;
@@ -149,24 +160,39 @@ const std::vector<Shape>& Shapes() {
 
 class MatMulTest : public ::testing::TestWithParam<Variant> {};
 
-TEST_P(MatMulTest, EqualsTheSumOfProducts) {
-  for (const Shape& shape : Shapes()) {
-    for (const bool by_rows : {true, false}) {
-      for (const Type type : {Type::kF32, Type::kBF16}) {
-        for (const bool accumulate : {false, true}) {
-          SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, " << shape.rows << " x " << shape.cols
-                                          << ", by rows " << by_rows << ", bf16 " << (type == Type::kBF16));
-          Case c(shape, by_rows, type, accumulate);
-          c.RunOn(*GetParam().table);
-          c.Check();
+std::vector<Form> Forms() {
+  std::vector<Form> forms;
+  for (const bool by_rows : {true, false}) {
+    for (const bool accumulate : {true, false}) {
+      for (const bool transposed_x : {true, false}) {
+        for (const Type type : {Type::kF32, Type::kBF16}) {
+          forms.push_back({.by_rows = by_rows,
+                           .accumulate = accumulate,
+                           .transposed_x = transposed_x,
+                           .type = type,
+                           .scale = accumulate ? 0.75F : 1.0F});
         }
       }
+    }
+  }
+  return forms;
+}
+
+TEST_P(MatMulTest, EqualsTheSumOfProducts) {
+  for (const Shape& shape : Shapes()) {
+    for (const Form& form : Forms()) {
+      SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, " << shape.rows << " x " << shape.cols
+                                      << ", by rows " << form.by_rows << ", transposed x " << form.transposed_x
+                                      << ", bf16 " << (form.type == Type::kBF16));
+      Case c(shape, form);
+      c.RunOn(*GetParam().table);
+      c.Check();
     }
   }
 }
 
 TEST_P(MatMulTest, NaNReachesItsRowAlone) {
-  Case c({.tokens = 8, .rows = 40, .cols = 40}, true, Type::kF32, false);
+  Case c({.tokens = 8, .rows = 40, .cols = 40}, {});
   static_cast<float*>(c.product().x.data)[3 * c.product().x.stride + 7] = std::numeric_limits<float>::quiet_NaN();
   c.RunOn(*GetParam().table);
   for (int64_t t = 0; t < 8; ++t) {
@@ -182,7 +208,7 @@ TEST(MatMulThreadsTest, AnyNumberOfThreadsGivesTheSameBytes) {
   const Shape shape = {.tokens = 50, .rows = 330, .cols = 577, .rank = 4, .first = 10, .of = 300};
   std::vector<float> first;
   for (const int threads : {1, 2, 3, 64}) {
-    Case c(shape, true, Type::kBF16, true);
+    Case c(shape, {.accumulate = true, .type = Type::kBF16});
     std::vector<char> workspace(static_cast<size_t>(MatMulWorkspace(c.product(), threads)));
     MatMul(c.product(), workspace.data(), threads);
     c.Check();
