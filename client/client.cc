@@ -189,6 +189,7 @@ absl::StatusOr<train::TrainRequest> Client::Core::MakeRequest(const link::Assign
   request.evaluate_after = assignment.evaluate_after;
   request.train = assignment.train;
   request.work_directory = state_.work();
+  request.run = secure::ToHex(assignment.id);
   return request;
 }
 
@@ -202,7 +203,12 @@ absl::StatusOr<session::TrainingOutcome> Client::Core::Train(uint64_t call, cons
                           }));
   session::TrainingOutcome outcome{.has_update = result.update != nullptr, .metrics = result.metrics};
   if (dead_ || stop_training_) return absl::CancelledError("the training was stopped");
-  if (outcome.has_update) STRATA_RETURN_IF_ERROR(Annotate(Save(assignment, result), "keeping the update"));
+  if (outcome.has_update) {
+    STRATA_RETURN_IF_ERROR(Annotate(Save(assignment, result), "keeping the update"));
+    // Only now: until the update lay on disk, a killed client went on from what the trainer had left here.
+    if (const absl::Status cleared = state_.ClearWork(); !cleared.ok())
+      telemetry::Log(telemetry::Level::kWarning, "work_cleanup_failed", {{"error", cleared.ToString()}});
+  }
   return outcome;
 }
 

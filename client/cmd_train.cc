@@ -2,7 +2,6 @@
 
 #include <cstdio>
 #include <iostream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,12 +9,15 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/command_runtime.h"
 #include "client/commands.h"
 #include "client/model/torch_guard.h"
 #include "client/peft/adapter_state.h"
 #include "client/peft/lora_plan.h"
+#include "client/train/checkpoint.h"
 #include "client/train/loaded_model.h"
+#include "client/train/run_inputs.h"
 #include "client/train/training_loop.h"
 #include "common/adapter/adapter.h"
 #include "common/config/config.h"
@@ -34,7 +36,7 @@ struct TrainFlags {
   std::vector<std::string> base_adapters;
   std::optional<uint64_t> seed;
   int threads = 0;
-  bool print_config = false;
+  bool print_config = false, restart = false;
 };
 
 // A fault of what the user wrote (exit code 2) apart from a failure (1).
@@ -44,16 +46,7 @@ struct Outcome {
 };
 
 absl::StatusOr<config::TrainOptions> ReadOptions(runtime::FileSystem& files, const TrainFlags& flags) {
-  config::TrainOptions options;
-  if (!flags.config.empty()) {
-    std::string text;
-    if (flags.config == "-") {
-      text.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
-    } else {
-      STRATA_ASSIGN_OR_RETURN(text, files.ReadFile(flags.config));
-    }
-    STRATA_ASSIGN_OR_RETURN(options, config::ParseTrain(text, flags.config == "-" ? "standard input" : flags.config));
-  }
+  STRATA_ASSIGN_OR_RETURN(config::TrainOptions options, ReadTrainOptions(files, flags.config));
   if (!flags.dtype.empty()) options.dtype = ParseDType(flags.dtype);
   if (!flags.device.empty()) options.device = flags.device;
   if (flags.seed.has_value()) options.seed = *flags.seed;
@@ -66,7 +59,7 @@ class Reporter {
   explicit Reporter(bool json) : json_(json), terminal_(isatty(STDERR_FILENO) == 1) {}
 
   void Step(const train::TrainProgress& p) {
-    if (p.step == 1) first_step_seconds_ = absl::ToDoubleSeconds(runtime::SinceProcessStart());
+    if (first_step_seconds_ == 0) first_step_seconds_ = absl::ToDoubleSeconds(runtime::SinceProcessStart());
     if (json_) {
       Print({{"step", p.step},
              {"loss", p.loss},
@@ -80,11 +73,25 @@ class Reporter {
     std::cerr << (terminal_ ? "\r" : "") << line << (terminal_ && p.step < p.of ? "\033[K" : "\n") << std::flush;
   }
 
+  void Note(const train::TrainNote& note) const {
+    const std::string word(train::NoteWord(note.kind));
+    if (json_) return Print({{"note", word}, {"at_step", note.step}, {"detail", note.detail}});
+    std::cerr << (terminal_ ? "\r\033[K" : "") << "note: " << (note.step > 0 ? Cat("step ", note.step, ": ") : "")
+              << note.detail << "\n";
+  }
+
+  void AlreadyFinished(const train::RunPosition& p, const std::string& out) const {
+    if (json_) return Print({{"done", true}, {"already_finished", true}, {"steps", p.steps}, {"seconds", p.seconds}});
+    std::cout << "already finished: " << out << " holds the adapter of this run, after " << p.steps
+              << " steps; --restart trains anew\n";
+  }
+
   void Done(const train::LoopSummary& s, const std::string& out) {
+    const train::RunPosition& p = s.position;
     if (json_) {
       Print({{"done", true},
              {"tokens_per_second", s.tokens_per_second},
-             {"seconds", s.seconds},
+             {"seconds", p.seconds},
              {"first_step_seconds", first_step_seconds_},
              {"peak_rss_bytes", runtime::PeakResidentBytes()},
              {"num_examples", num_examples_},
@@ -92,8 +99,8 @@ class Reporter {
       return;
     }
     std::cout << absl::StrFormat(
-        "%u steps, %u tokens in %.1f s (%.0f tokens/s); loss %.4f -> %.4f; the adapter is in %s\n", s.steps, s.tokens,
-        s.seconds, s.tokens_per_second, s.first_loss, s.last_loss, out);
+        "%u steps, %u tokens in %.1f s (%.0f tokens/s); loss %.4f -> %.4f; the adapter is in %s\n", p.steps, p.tokens,
+        p.seconds, s.tokens_per_second, p.first_loss, p.last_loss, out);
   }
 
   void Data(const data::Dataset& rows) {
@@ -112,68 +119,167 @@ class Reporter {
   uint64_t num_examples_ = 0, truncated_ = 0;
 };
 
-struct Initial {
-  std::optional<adapter::Adapter> adapter;
+// What is trained, and where it starts.
+struct Plan {
+  std::vector<train::Target> targets;
+  std::optional<adapter::Adapter> initial;
   bool use_rslora = false;
+  train::StepShape shape;
 };
 
 Outcome PlanTargets(const TrainFlags& flags, const config::TrainOptions& options,
-                    const std::vector<config::ModuleShape>& modules, runtime::FileSystem& files, Initial& initial,
-                    std::vector<train::Target>& targets) {
+                    const std::vector<config::ModuleShape>& modules, runtime::FileSystem& files, Plan& plan) {
   if (flags.init_adapter.empty() || options.adapter.specified) {
     auto planned = peft::PlanLora(options.adapter, modules);
     if (!planned.ok()) return {planned.status(), true};
-    targets = *std::move(planned);
+    plan.targets = *std::move(planned);
   }
-  initial.use_rslora = options.adapter.use_rslora;
+  plan.use_rslora = options.adapter.use_rslora;
   if (flags.init_adapter.empty()) return {};
   auto read = adapter::ReadPeft(files, flags.init_adapter);
   if (!read.ok()) return {Annotate(read.status(), "--init-adapter"), false};
   auto planned = peft::PlanFromAdapter(read->first, modules);
   if (!planned.ok()) return {Annotate(planned.status(), "--init-adapter " + flags.init_adapter), true};
   if (options.adapter.specified) {
-    if (absl::Status same = peft::CheckSamePlan(targets, *planned); !same.ok()) return {same, true};
+    if (absl::Status same = peft::CheckSamePlan(plan.targets, *planned); !same.ok()) return {same, true};
   }
-  targets = *std::move(planned);
-  initial.use_rslora = read->second.options.use_rslora;
-  initial.adapter.emplace(std::move(read->first));
+  plan.targets = *std::move(planned);
+  plan.use_rslora = read->second.options.use_rslora;
+  plan.initial.emplace(std::move(read->first));
   return {};
 }
 
-absl::StatusOr<train::LoopSummary> Train(const TrainFlags& flags, const config::TrainOptions& options,
-                                         Interruptible& session, train::ModelCache& models, Outcome& misuse) {
+absl::StatusOr<std::string> AdapterDigest(runtime::FileSystem& files, const std::string& folder) {
+  STRATA_ASSIGN_OR_RETURN(const std::string config,
+                          train::FileDigest(files, runtime::JoinPath(folder, "adapter_config.json")));
+  STRATA_ASSIGN_OR_RETURN(const std::string tensors,
+                          train::FileDigest(files, runtime::JoinPath(folder, "adapter_model.safetensors")));
+  return config.substr(0, tensors.size() / 2) + tensors.substr(0, tensors.size() / 2);
+}
+
+// All that the run's numbers depend on, by the names of the file and the flags.
+absl::StatusOr<train::RunInputs> InputsOf(const TrainFlags& flags, const config::TrainOptions& options,
+                                          const model::ModelFiles& model, runtime::FileSystem& files) {
+  train::RunInputs inputs = config::SettingsOf(options);
+  for (const char* key : {"checkpoint_steps", "gradient_checkpointing", "on_non_finite"}) inputs.erase(key);
+  STRATA_ASSIGN_OR_RETURN(inputs["--model"], train::ModelFingerprint(files, model));
+  STRATA_ASSIGN_OR_RETURN(inputs["--data"], train::FileDigest(files, flags.data));
+  if (!flags.init_adapter.empty()) {
+    STRATA_ASSIGN_OR_RETURN(inputs["--init-adapter"], AdapterDigest(files, flags.init_adapter));
+  }
+  for (size_t i = 0; i < flags.base_adapters.size(); ++i) {
+    STRATA_ASSIGN_OR_RETURN(inputs[Cat("--base-adapter ", i + 1)], AdapterDigest(files, flags.base_adapters[i]));
+  }
+  return inputs;
+}
+
+// The run that --out holds the beginning of, or the end.
+struct Standing {
+  Reporter* reporter = nullptr;  // borrowed
+  std::unique_ptr<train::CheckpointStore> store;
+  std::optional<train::SavedRun> run;
+};
+
+absl::StatusOr<Standing> FindRun(const TrainFlags& flags, const config::TrainOptions& options, train::RunInputs inputs,
+                                 runtime::Runtime& runtime, Reporter& reporter) {
+  Standing standing{.reporter = &reporter, .store = nullptr, .run = std::nullopt};
+  standing.store = std::make_unique<train::CheckpointStore>(
+      runtime.files, runtime.clock,
+      train::CheckpointStore::Options{.directory = runtime::JoinPath(flags.out, "checkpoint"),
+                                      .every_steps = options.checkpoint_steps,
+                                      .when_stopped = options.checkpoint_steps > 0},
+      std::move(inputs));
+  if (flags.restart) STRATA_RETURN_IF_ERROR(standing.store->Clear());
+  STRATA_ASSIGN_OR_RETURN(train::FoundRun found, standing.store->Latest());
+  for (const std::string& path : found.damaged) {
+    reporter.Note({.kind = train::TrainNote::Kind::kCheckpointDamaged,
+                   .step = 0,
+                   .detail = path + " is damaged and does not count"});
+  }
+  if (!found.run.has_value()) return standing;
+  if (found.run->finished && !runtime.files.Exists(runtime::JoinPath(flags.out, "adapter_model.safetensors")))
+    return standing;
+  const auto changed = train::Differences(found.run->inputs, standing.store->inputs());
+  if (!changed.empty()) {
+    return absl::FailedPreconditionError(Cat(
+        flags.out, " holds another run, ", found.run->finished ? "finished" : "begun", " (", found.run->position.steps,
+        " steps):\n", absl::StrJoin(changed, "\n"), "\nname another --out, or begin anew with --restart"));
+  }
+  standing.run = *std::move(found.run);
+  return standing;
+}
+
+// The model with C_t, and the factors as they start.
+absl::StatusOr<std::unique_ptr<peft::AdapterState>> SetUp(const TrainFlags& flags, const config::TrainOptions& options,
+                                                          Plan& plan, runtime::FileSystem& files,
+                                                          model::Transformer& model) {
+  STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> base,
+                          ReadFrozen(files, flags.base_adapters, model.device()));
+  STRATA_RETURN_IF_ERROR(model.SetBase(base, model::BaseRoute::kByDtype));
+  std::unique_ptr<peft::AdapterState> state;
+  STRATA_RETURN_IF_ERROR(model::TorchGuard("setting up the adapter", [&]() -> absl::Status {
+    state = std::make_unique<peft::AdapterState>(std::move(plan.targets), model.device());
+    if (plan.initial.has_value()) return state->Assign(*plan.initial);
+    state->InitFresh(options.seed, 0, "");
+    return absl::OkStatus();
+  }));
+  return state;
+}
+
+// Loads the model and runs the plan to its end, from where `standing` says.
+absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& options, Interruptible& session, Plan plan,
+                     const Standing& standing) {
   runtime::Runtime runtime = session.runtime();
-  Reporter reporter(flags.format == "json");
+  Reporter& reporter = *standing.reporter;
+  train::ModelCache models(runtime.files, flags.threads);
   STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded, models.Get(flags.model, options.dtype, options.device));
   model::Transformer& model = *loaded->transformer;
   STRATA_ASSIGN_OR_RETURN(const data::Dataset rows, models.ReadRows(*loaded, flags.data, options.max_length));
   reporter.Data(rows);
-  Initial initial;
-  std::vector<train::Target> targets;
-  misuse = PlanTargets(flags, options, model.files().LinearModules(), runtime.files, initial, targets);
-  STRATA_RETURN_IF_ERROR(misuse.status);
-  STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> base,
-                          ReadFrozen(runtime.files, flags.base_adapters, model.device()));
-  STRATA_RETURN_IF_ERROR(model.SetBase(base, model::BaseRoute::kByDtype));
-  std::unique_ptr<peft::AdapterState> state;
-  STRATA_RETURN_IF_ERROR(model::TorchGuard("setting up the adapter", [&]() -> absl::Status {
-    state = std::make_unique<peft::AdapterState>(std::move(targets), model.device());
-    if (initial.adapter.has_value()) return state->Assign(*initial.adapter);
-    state->InitFresh(options.seed, 0, "");
-    return absl::OkStatus();
-  }));
-  const train::LoopContext context{
-      .model = model, .state = *state, .clock = runtime.clock, .seed = options.seed, .round = 0, .site = {}};
+  STRATA_ASSIGN_OR_RETURN(const auto state, SetUp(flags, options, plan, runtime.files, model));
+  const train::LoopContext context{.model = model,
+                                   .state = *state,
+                                   .clock = runtime.clock,
+                                   .seed = options.seed,
+                                   .round = 0,
+                                   .site = {},
+                                   .checkpoints = standing.store.get(),
+                                   .resume = standing.run.has_value() ? &*standing.run : nullptr,
+                                   .shape = plan.shape,
+                                   .on_note = [&](const train::TrainNote& note) { reporter.Note(note); }};
   STRATA_ASSIGN_OR_RETURN(const train::LoopSummary summary,
                           train::RunTraining(context, options, rows.rows, [&](const train::TrainProgress& progress) {
                             reporter.Step(progress);
                             return !session.stopped();
                           }));
   const adapter::PeftWriteOptions write{
-      .base_model = flags.model, .use_rslora = initial.use_rslora, .dropout = options.adapter.dropout};
+      .base_model = flags.model, .use_rslora = plan.use_rslora, .dropout = options.adapter.dropout};
   STRATA_RETURN_IF_ERROR(adapter::WritePeft(runtime.files, flags.out, state->ToAdapter(), write));
+  // Without checkpoints the next start begins anew, whatever an earlier one left.
+  STRATA_RETURN_IF_ERROR(options.checkpoint_steps > 0 ? standing.store->Finish(summary.position)
+                                                      : standing.store->Clear());
   reporter.Done(summary, flags.out);
-  return summary;
+  return absl::OkStatus();
+}
+
+// Everything that can be wrong is found before the model is loaded.
+absl::Status Train(const TrainFlags& flags, const config::TrainOptions& options, Interruptible& session,
+                   Outcome& misuse) {
+  runtime::Runtime runtime = session.runtime();
+  Reporter reporter(flags.format == "json");
+  STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(runtime.files, flags.model));
+  Plan plan;
+  misuse = PlanTargets(flags, options, model->LinearModules(), runtime.files, plan);
+  STRATA_RETURN_IF_ERROR(misuse.status);
+  STRATA_ASSIGN_OR_RETURN(plan.shape, train::ChooseShape(*model, {.options = options, .targets = plan.targets}));
+  STRATA_ASSIGN_OR_RETURN(train::RunInputs inputs, InputsOf(flags, options, *model, runtime.files));
+  STRATA_ASSIGN_OR_RETURN(const Standing standing, FindRun(flags, options, std::move(inputs), runtime, reporter));
+  if (standing.run.has_value() && standing.run->finished) {
+    reporter.AlreadyFinished(standing.run->position, flags.out);
+    return absl::OkStatus();
+  }
+  if (options.max_memory > 0) reporter.Note(train::FittedNote(plan.shape));
+  return Execute(flags, options, session, std::move(plan), standing);
 }
 
 int Run(const TrainFlags& flags) {
@@ -185,12 +291,11 @@ int Run(const TrainFlags& flags) {
     return 0;
   }
   Outcome misuse;
-  train::ModelCache models(session.runtime().files, flags.threads);
-  const auto summary = Train(flags, *options, session, models, misuse);
-  if (summary.ok()) return 0;
-  const bool stopped = absl::IsCancelled(summary.status());
-  return ReportError(stopped ? Annotate(summary.status(), "interrupted; nothing was written") : summary.status(),
-                     misuse.misuse);
+  const absl::Status status = Train(flags, *options, session, misuse);
+  if (status.ok()) return 0;
+  const char* left = options->checkpoint_steps > 0 ? "interrupted; the same command goes on from here"
+                                                   : "interrupted; nothing was written";
+  return ReportError(absl::IsCancelled(status) ? Annotate(status, left) : status, misuse.misuse);
 }
 
 }  // namespace
@@ -206,6 +311,7 @@ void AddTrainCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--out", flags->out, "Folder for the adapter, which HF PEFT loads")->required();
   command->add_option("--config", flags->config, "train.yaml (see deploy/config); - reads standard input");
   command->add_flag("--print-config", flags->print_config, "Show the effective configuration and exit");
+  command->add_flag("--restart", flags->restart, "Forget the run that --out holds; without it that run goes on");
   command->add_option("--init-adapter", flags->init_adapter,
                       "Start from this PEFT folder, with its ranks and scalings");
   command->add_option("--base-adapter", flags->base_adapters, "Frozen beneath the adapter; several add up");

@@ -1,12 +1,15 @@
 #include "client/command_runtime.h"
 
 #include <cstdlib>
+#include <iostream>
+#include <iterator>
 #include <utility>
 
 #include "client/model/processor.h"
 #include "client/model/torch_guard.h"
 #include "client/peft/adapter_state.h"
 #include "common/adapter/adapter.h"
+#include "common/config/config.h"
 #include "common/runtime/process.h"
 #include "common/status/status_macros.h"
 
@@ -52,6 +55,17 @@ absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem&
     for (model::NamedFactors& f : part) all.push_back(std::move(f));
   }
   return all;
+}
+
+absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files, const std::string& path) {
+  if (path.empty()) return config::TrainOptions();
+  std::string text;
+  if (path == "-") {
+    text.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+  } else {
+    STRATA_ASSIGN_OR_RETURN(text, files.ReadFile(path));
+  }
+  return config::ParseTrain(text, path == "-" ? "standard input" : path);
 }
 
 config::ComputeDType ParseDType(const std::string& word) {

@@ -36,6 +36,9 @@ absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem&
                                                             const std::vector<std::string>& directories,
                                                             at::Device device);
 
+// train.yaml from a file, from standard input (-), or the defaults (no path). Faults: INVALID_ARGUMENT.
+absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files, const std::string& path);
+
 // "fp32" | "bf16"; anything else is for the flags' own check.
 config::ComputeDType ParseDType(const std::string& word);
 

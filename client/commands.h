@@ -20,6 +20,7 @@ int ReportError(const absl::Status& status, bool misuse);
 void AddTokenizeCommands(CLI::App& app, CommandContext& context);  // tokenize, detokenize
 void AddDigestCommand(CLI::App& app, CommandContext& context);
 void AddTrainCommand(CLI::App& app, CommandContext& context);
+void AddPlanCommand(CLI::App& app, CommandContext& context);
 void AddEvalCommand(CLI::App& app, CommandContext& context);
 void AddRunCommand(CLI::App& app, CommandContext& context);  // the daemon
 

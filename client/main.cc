@@ -14,6 +14,7 @@ int Main(int argc, char** argv) {
   CommandContext context;
   AddRunCommand(app, context);
   AddTrainCommand(app, context);
+  AddPlanCommand(app, context);
   AddEvalCommand(app, context);
   AddTokenizeCommands(app, context);
   AddDigestCommand(app, context);

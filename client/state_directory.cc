@@ -34,6 +34,11 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(runtime::FileSystem& files, 
   return StateDirectory(files, root);
 }
 
+absl::Status StateDirectory::ClearWork() {
+  STRATA_RETURN_IF_ERROR(files_->RemoveAll(work()));
+  return files_->MakeDirectories(work());
+}
+
 std::string StateDirectory::BlobPath(const link::BlobRef& blob) const {
   return JoinPath(JoinPath(root_, "blobs"), secure::ToHex(blob.sha256));
 }

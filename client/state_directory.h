@@ -2,7 +2,8 @@
 // cache.
 //   STATE/blobs/<sha256 in hex>            tensor files of versions
 //   STATE/updates/<assignment in hex>/     tensors.safetensors, and manifest (written last: with it the update exists)
-//   STATE/cache/  STATE/work/
+//   STATE/cache/
+//   STATE/work/                            of the training under way: a command's files, checkpoints
 #ifndef STRATA_CLIENT_STATE_DIRECTORY_H_
 #define STRATA_CLIENT_STATE_DIRECTORY_H_
 
@@ -28,6 +29,8 @@ class StateDirectory {
 
   std::string cache() const { return runtime::JoinPath(root_, "cache"); }
   std::string work() const { return runtime::JoinPath(root_, "work"); }
+  // Removes what trainers left in work().
+  absl::Status ClearWork();
   std::string BlobPath(const link::BlobRef& blob) const;
 
   // OK: the blob lies there with its size and digest. NOT_FOUND: it does not. DATA_LOSS: it had other bytes and was

@@ -69,20 +69,21 @@ void Pass::Project(size_t layer, int group, const at::Tensor& x, const at::Tenso
 }
 
 // Saved tensors are taken from the arena before the scope of the layer's temporaries opens.
-void Pass::ForwardLayer(size_t index, bool keep) {
+void Pass::ForwardLayer(size_t index, Keep keep) {
   const LayerWeights& w = c_.weights.layers[index];
   const ModelConfig& config = c_.config;
-  const Arena::Mark start = c_.arena.mark();
+  const bool all = keep == Keep::kAll;
   Saved s;
-  s.x = keep ? Take(config.hidden_size) : x_;
-  s.middle = keep ? Take(config.hidden_size) : x_;
+  s.x = keep == Keep::kNothing ? x_ : Take(config.hidden_size);
+  const Arena::Mark input_end = c_.arena.mark();
+  s.middle = all ? Take(config.hidden_size) : x_;
   s.rstd_attention = c_.arena.Take({tokens_}, at::kFloat);
   s.rstd_mlp = c_.arena.Take({tokens_}, at::kFloat);
   s.qkv = Take(shape_.width());
   s.o = Take(config.num_heads * config.head_dim);
   s.lse = c_.arena.Take({config.num_heads, tokens_}, at::kFloat);
   s.gate_up = Take(2 * config.intermediate_size);
-  for (size_t g = 0; keep && g < kNumGroups; ++g) {
+  for (size_t g = 0; all && g < kNumGroups; ++g) {
     if (!c_.sides[index][g].empty()) s.s[g] = Take(c_.sides[index][g].rank());
   }
   const Arena::Mark saved_end = c_.arena.mark();
@@ -91,7 +92,7 @@ void Pass::ForwardLayer(size_t index, bool keep) {
   if (has_delta_) {
     AddRmsNorm(x_, delta_, s.x, w.attention_norm, config.rms_norm_eps, h, s.rstd_attention);
   } else {
-    if (keep) s.x.copy_(x_);
+    if (keep != Keep::kNothing) s.x.copy_(x_);
     RmsNorm(s.x, w.attention_norm, config.rms_norm_eps, h, s.rstd_attention);
   }
   Project(index, kQkv, h, s.qkv, s.s[kQkv]);
@@ -104,8 +105,8 @@ void Pass::ForwardLayer(size_t index, bool keep) {
   Project(index, kDown, activation, delta_, s.s[kDown]);
   has_delta_ = true;
   x_ = s.middle;
-  c_.arena.Release(keep ? saved_end : start);
-  if (keep) saved_[index] = std::move(s);
+  c_.arena.Release(all ? saved_end : input_end);
+  if (keep != Keep::kNothing) saved_[index] = std::move(s);
 }
 
 void Pass::Forward(bool save, std::vector<at::Tensor>* hidden_states) {
@@ -115,7 +116,7 @@ void Pass::Forward(bool save, std::vector<at::Tensor>* hidden_states) {
   x_.copy_(at::index_select(c_.weights.embedding, 0, IndexTensor(batch_.ids, c_.weights.embedding.device())));
   if (hidden_states != nullptr) hidden_states->push_back(x_.clone());
   for (size_t l = 0; l < c_.weights.layers.size(); ++l) {
-    ForwardLayer(l, save && l >= first_layer_);
+    ForwardLayer(l, !save || l < first_layer_ ? Keep::kNothing : c_.recompute ? Keep::kInput : Keep::kAll);
     if (hidden_states != nullptr) hidden_states->push_back(x_ + delta_);
   }
   if (has_delta_) {
@@ -228,7 +229,15 @@ void Pass::BackwardLayer(size_t index) {
 }
 
 void Pass::Backward() {
-  for (size_t l = saved_.size(); l-- > first_layer_;) BackwardLayer(l);
+  for (size_t l = saved_.size(); l-- > first_layer_;) {
+    ArenaScope scope(c_.arena);
+    if (c_.recompute) {
+      x_ = saved_[l].x;
+      has_delta_ = false;
+      ForwardLayer(l, Keep::kAll);
+    }
+    BackwardLayer(l);
+  }
 }
 
 }  // namespace strata::model

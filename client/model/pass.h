@@ -25,7 +25,8 @@ struct PassContext {
   const std::vector<std::array<SideAdapter, kNumGroups>>& sides;  // per layer
   const std::vector<float>& inverse_frequencies;
   Arena& arena;
-  DropoutKey dropout;  // this step's; off when evaluating
+  DropoutKey dropout;      // this step's; off when evaluating
+  bool recompute = false;  // Forward(save) keeps only each layer's input; Backward computes the layer again
 };
 
 class Pass {
@@ -49,8 +50,9 @@ class Pass {
     at::Tensor x, rstd_attention, qkv, o, lse, middle, rstd_mlp, gate_up;
     std::array<at::Tensor, kNumGroups> s;
   };
+  enum class Keep { kNothing, kInput, kAll };
   // The stream entering a layer is x_ + delta_ (x_ alone before the first); it leaves the next one in the same form.
-  void ForwardLayer(size_t index, bool keep);
+  void ForwardLayer(size_t index, Keep keep);
   // gradient_: of the layer's output on entry, of its input on return.
   void BackwardLayer(size_t index);
   void Project(size_t layer, int group, const at::Tensor& x, const at::Tensor& y, const at::Tensor& s);

@@ -139,11 +139,12 @@ absl::Status Transformer::Check(const data::PackedBatch& batch) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> Transformer::TrainStep(const data::PackedBatch& batch, double scale, const DropoutKey& dropout) {
+absl::StatusOr<double> Transformer::TrainStep(const data::PackedBatch& batch, double scale, const DropoutKey& dropout,
+                                              bool recompute) {
   STRATA_RETURN_IF_ERROR(Check(batch));
   return TorchGuard("training step", [&]() -> absl::StatusOr<double> {
     c10::InferenceMode inference;
-    Pass pass({config(), weights_, sides_, inverse_frequencies_, arena_, dropout}, batch);
+    Pass pass({config(), weights_, sides_, inverse_frequencies_, arena_, dropout, recompute}, batch);
     pass.Forward(/*save=*/true, nullptr);
     double sum = 0;
     for (const float nll : pass.Loss(scale, /*gradient=*/true)) sum += static_cast<double>(nll);

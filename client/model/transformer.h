@@ -64,8 +64,10 @@ class Transformer {
   void RefreshTrained();
 
   // Forward and backward of one micro-batch: adds scale * d(sum of nll) to the trained factors' gradients and returns
-  // the sum of nll.
-  absl::StatusOr<double> TrainStep(const data::PackedBatch& batch, double scale, const DropoutKey& dropout);
+  // the sum of nll. `recompute`: layers keep only their input and are computed again in the backward pass; the same
+  // bits from less memory.
+  absl::StatusOr<double> TrainStep(const data::PackedBatch& batch, double scale, const DropoutKey& dropout,
+                                   bool recompute = false);
   // Sum of nll of each document.
   absl::StatusOr<std::vector<double>> Evaluate(const data::PackedBatch& batch);
   absl::StatusOr<Inspection> Inspect(const data::PackedBatch& batch);

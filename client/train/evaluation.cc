@@ -11,7 +11,7 @@ absl::StatusOr<EvaluationResult> EvaluateRows(model::Transformer& model, const s
   for (const data::Example& row : rows) pointers.push_back(&row);
   EvaluationResult result;
   double total = 0;
-  for (const auto& [first, last] : MicroBatches(pointers, /*pack=*/true)) {
+  for (const auto& [first, last] : MicroBatches(pointers, {.pack = true})) {
     if (keep_going && !keep_going()) return absl::CancelledError("the evaluation was stopped");
     const std::vector<const data::Example*> part(pointers.begin() + static_cast<std::ptrdiff_t>(first),
                                                  pointers.begin() + static_cast<std::ptrdiff_t>(last));

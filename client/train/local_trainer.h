@@ -35,7 +35,10 @@ struct TrainRequest {
   double holdout = 0;
   bool evaluate_before = false, evaluate_after = false;
   bool train = true;           // false: evaluate only
-  std::string work_directory;  // for a command trainer's files
+  std::string work_directory;  // for the trainer's files: a command's, the native trainer's checkpoints
+  // Names this very run (the assignment's id): a trainer goes on from what an earlier process left of it in
+  // work_directory. Empty: nothing is kept.
+  std::string run;
 };
 
 struct TrainProgress {

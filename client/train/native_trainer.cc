@@ -1,14 +1,19 @@
 #include "client/train/native_trainer.h"
 
+#include <optional>
 #include <utility>
 
 #include "client/model/torch_guard.h"
 #include "client/peft/adapter_state.h"
 #include "client/peft/warm_start.h"
+#include "client/train/checkpoint.h"
 #include "client/train/evaluation.h"
+#include "client/train/run_inputs.h"
 #include "client/train/training_loop.h"
 #include "common/runtime/system_clock.h"
+#include "common/status/cat.h"
 #include "common/status/status_macros.h"
+#include "common/telemetry/log.h"
 
 namespace strata::train {
 namespace {
@@ -57,11 +62,46 @@ absl::Status PutEvaluation(model::Transformer& model, const std::vector<data::Ex
 }
 
 void PutSummary(const LoopSummary& summary, TrainResult& result) {
-  Put(result, "train_loss_first", summary.first_loss);
-  Put(result, "train_loss_last", summary.last_loss);
+  Put(result, "train_loss_first", summary.position.first_loss);
+  Put(result, "train_loss_last", summary.position.last_loss);
   Put(result, "tokens_per_second", summary.tokens_per_second);
-  Put(result, "tokens", static_cast<double>(summary.tokens));
-  Put(result, "seconds", summary.seconds);
+  Put(result, "tokens", static_cast<double>(summary.position.tokens));
+  Put(result, "seconds", summary.position.seconds);
+}
+
+void LogNote(const std::string& site, const TrainNote& note) {
+  const bool good = note.kind == TrainNote::Kind::kResumed || note.kind == TrainNote::Kind::kFitted;
+  telemetry::Log(good ? telemetry::Level::kInfo : telemetry::Level::kWarning, Cat("training_", NoteWord(note.kind)),
+                 {{"site", site}, {"step", note.step}, {"detail", note.detail}});
+}
+
+// The checkpoints of a named run, and where it stands.
+struct Checkpoints {
+  std::unique_ptr<CheckpointStore> store;  // null: none are kept
+  std::optional<SavedRun> latest;
+};
+
+absl::StatusOr<Checkpoints> OpenCheckpoints(runtime::FileSystem& files, const runtime::Clock& clock,
+                                            const TrainRequest& request, const model::ModelFiles& model) {
+  Checkpoints opened;
+  if (request.run.empty() || request.options.checkpoint_steps == 0) return opened;
+  RunInputs inputs = {{"run", request.run}};
+  STRATA_ASSIGN_OR_RETURN(inputs["data"], FileDigest(files, request.data_path));
+  STRATA_ASSIGN_OR_RETURN(inputs["model"], ModelFingerprint(files, model));
+  opened.store = std::make_unique<CheckpointStore>(
+      files, clock,
+      CheckpointStore::Options{.directory = runtime::JoinPath(request.work_directory, "checkpoint"),
+                               .every_steps = request.options.checkpoint_steps},
+      std::move(inputs));
+  STRATA_ASSIGN_OR_RETURN(FoundRun found, opened.store->Latest());
+  for (const std::string& path : found.damaged)
+    LogNote(request.site, {.kind = TrainNote::Kind::kCheckpointDamaged, .step = 0, .detail = path});
+  if (found.run.has_value() && found.run->inputs == opened.store->inputs()) {
+    opened.latest = *std::move(found.run);
+  } else {
+    STRATA_RETURN_IF_ERROR(opened.store->Clear());
+  }
+  return opened;
 }
 
 }  // namespace
@@ -104,12 +144,20 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
   STRATA_RETURN_IF_ERROR(model.SetTrained(prepared.state->Factors()));
   if (evaluate && request.evaluate_before)
     STRATA_RETURN_IF_ERROR(PutEvaluation(model, held_out, "loss_before", result));
+  STRATA_ASSIGN_OR_RETURN(const StepShape shape,
+                          ChooseShape(model.files(), {.options = request.options, .targets = request.targets}));
+  if (request.options.max_memory > 0) LogNote(request.site, FittedNote(shape));
+  STRATA_ASSIGN_OR_RETURN(const Checkpoints checkpoints, OpenCheckpoints(files_, clock_, request, model.files()));
   const LoopContext context{.model = model,
                             .state = *prepared.state,
                             .clock = clock_,
                             .seed = request.seed,
                             .round = request.round,
-                            .site = request.site};
+                            .site = request.site,
+                            .checkpoints = checkpoints.store.get(),
+                            .resume = checkpoints.latest.has_value() ? &*checkpoints.latest : nullptr,
+                            .shape = shape,
+                            .on_note = [&](const TrainNote& note) { LogNote(request.site, note); }};
   const absl::StatusOr<LoopSummary> summary = RunTraining(context, request.options, train_rows, on_progress);
   if (summary.ok() && evaluate && request.evaluate_after)
     STRATA_RETURN_IF_ERROR(PutEvaluation(model, held_out, "loss_after", result));

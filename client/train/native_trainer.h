@@ -13,9 +13,10 @@
 
 namespace strata::train {
 
-// Keeps the base model in memory between runs: several runs, also of different sites, share one copy. Besides
-// LocalTrainer's errors: FAILED_PRECONDITION: the device cannot be used. Same request, machine and thread count: same
-// bytes.
+// Keeps the base model in memory between runs: several runs, also of different sites, share one copy. A run with a name
+// keeps checkpoints in work_directory/checkpoint and goes on from the latest; those of another run are removed. What
+// happens beside the steps is logged. Besides LocalTrainer's errors: FAILED_PRECONDITION: the device cannot be used;
+// OUT_OF_RANGE: see RunTraining. Same request, machine and thread count: same bytes.
 class NativeTrainer : public LocalTrainer {
  public:
   struct Options {
@@ -24,7 +25,7 @@ class NativeTrainer : public LocalTrainer {
   };
   // `files` and `clock` are borrowed.
   NativeTrainer(runtime::FileSystem& files, const runtime::Clock& clock, Options options)
-      : options_(std::move(options)), clock_(clock), models_(files, options_.threads) {}
+      : options_(std::move(options)), files_(files), clock_(clock), models_(files, options_.threads) {}
 
   absl::StatusOr<TrainResult> Run(const TrainRequest& request,
                                   const std::function<bool(const TrainProgress&)>& on_progress) override;
@@ -34,6 +35,7 @@ class NativeTrainer : public LocalTrainer {
                                          const std::function<bool(const TrainProgress&)>& on_progress);
 
   Options options_;
+  runtime::FileSystem& files_;
   const runtime::Clock& clock_;
   ModelCache models_;
 };

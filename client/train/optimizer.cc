@@ -47,8 +47,8 @@ double Optimizer::GradientNorm(const peft::AdapterState& state) const {
 }
 
 void Optimizer::Step(peft::AdapterState& state, double learning_rate, double norm) {
-  ++steps_;
-  const auto t = static_cast<double>(steps_);
+  ++updates_;
+  const auto t = static_cast<double>(updates_);
   kernels::AdamWStep s;
   s.learning_rate = static_cast<float>(learning_rate);
   s.beta1 = static_cast<float>(options_.beta1);

@@ -18,9 +18,13 @@ class Optimizer {
   // One update with the gradients scaled by min(1, max_grad_norm / (norm + 1e-6)); they are zero afterwards.
   void Step(peft::AdapterState& state, double learning_rate, double norm);
 
+  // Updates done, which the bias correction counts.
+  uint64_t updates() const { return updates_; }
+  void set_updates(uint64_t updates) { updates_ = updates; }
+
  private:
   config::OptimizerOptions options_;
-  uint64_t steps_ = 0;
+  uint64_t updates_ = 0;
 };
 
 }  // namespace strata::train

@@ -5,24 +5,36 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "client/data/dataset.h"
 #include "client/model/transformer.h"
 #include "client/peft/adapter_state.h"
+#include "client/train/checkpoint.h"
 #include "client/train/local_trainer.h"
+#include "client/train/memory_plan.h"
 #include "common/config/options.h"
 #include "common/runtime/clock.h"
 
 namespace strata::train {
 
 struct LoopSummary {
-  double first_loss = 0, last_loss = 0;
-  uint64_t steps = 0, tokens = 0;
-  double tokens_per_second = 0;  // median over the steps after the first; of the first when it is the only one
-  double seconds = 0;
+  RunPosition position;  // at the end; with what earlier processes did of the run
+  // Median over this process's steps after its first; of the first when it is the only one.
+  double tokens_per_second = 0;
 };
+
+// Something that happened beside the steps.
+struct TrainNote {
+  enum class Kind { kResumed, kNonFinite, kCheckpointDamaged, kCheckpointFailed, kFitted };
+  Kind kind = Kind::kResumed;
+  uint64_t step = 0;   // counted from 1; of kResumed: the last one that is done
+  std::string detail;  // one sentence, without the step
+};
+// "resumed", "non_finite", "checkpoint_damaged", "checkpoint_failed", "fitted".
+std::string_view NoteWord(TrainNote::Kind kind);
 
 struct LoopContext {
   model::Transformer& model;
@@ -30,14 +42,28 @@ struct LoopContext {
   const runtime::Clock& clock;
   uint64_t seed = 0, round = 0;  // key the order of rows and the dropout, with `site`
   std::string site;
+  CheckpointStore* checkpoints = nullptr;  // null: none are kept
+  const SavedRun* resume = nullptr;        // where to go on; null: from the start, with `state` as it is
+  StepShape shape = {};
+  std::function<void(const TrainNote&)> on_note = {};
 };
+
+inline constexpr int kMostHalvings = 20;  // of the learning rate, in one run
+
+// What was chosen for options.max_memory, for people.
+TrainNote FittedNote(const StepShape& shape);
 
 // Steps that `options` and the number of rows come to.
 uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows);
 
-// Trains `state` on `rows`. The loss of a step is the mean over its supervised tokens. `on_progress` is called after
-// each step; false stops: CANCELLED. INVALID_ARGUMENT: no rows. OUT_OF_RANGE: the loss is no longer finite (names the
-// step).
+// Trains `state` on `rows`. A step takes batch_size * gradient_accumulation_steps rows; its loss is the mean over its
+// supervised tokens. `on_progress` is called after each step; false stops: CANCELLED.
+// A step whose loss or gradient is not finite changes nothing; what comes then is options.on_non_finite:
+//   stop         OUT_OF_RANGE
+//   skip         the next step; OUT_OF_RANGE when there was not one update
+//   halve_scale  the update before is taken back and that step done again with half the learning rate, which stays
+//                halved; OUT_OF_RANGE where there is none to take back, or after kMostHalvings
+// INVALID_ARGUMENT: no rows. DATA_LOSS: the checkpoint's factors are not those of `state`.
 absl::StatusOr<LoopSummary> RunTraining(const LoopContext& context, const config::TrainOptions& options,
                                         const std::vector<data::Example>& rows,
                                         const std::function<bool(const TrainProgress&)>& on_progress);

@@ -78,6 +78,12 @@ std::string WithAdapterComment(std::string text, const AdapterOptions& adapter, 
   return text;
 }
 
+void Flatten(const Node& node, const std::string& path, std::map<std::string, std::string>& settings) {
+  if (node.is_scalar()) settings[path] = node.text;
+  for (const Entry& entry : node.entries) Flatten(entry.value, JoinKeys(path, entry.key), settings);
+  for (size_t i = 0; i < node.items.size(); ++i) Flatten(node.items[i], absl::StrCat(path, "[", i, "]"), settings);
+}
+
 }  // namespace
 
 absl::StatusOr<ServerOptions> ParseServer(std::string_view text, std::string_view place) {
@@ -114,6 +120,14 @@ std::string PrintTrain(const TrainOptions& options) {
 
 std::string PrintSim(const SimOptions& options) {
   return WithAdapterComment(WriteYaml(SimToProto(options)), options.job.training.adapter, 4);
+}
+
+std::map<std::string, std::string> SettingsOf(const TrainOptions& options) {
+  Faults none("");
+  Node root;
+  std::map<std::string, std::string> settings;
+  if (ParseTree(WriteYaml(ToProto(options)), none, root)) Flatten(root, "", settings);
+  return settings;
 }
 
 }  // namespace strata::config

@@ -2,6 +2,7 @@
 #ifndef STRATA_COMMON_CONFIG_CONFIG_H_
 #define STRATA_COMMON_CONFIG_CONFIG_H_
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,10 @@ std::string PrintClient(const ClientOptions& options);
 std::string PrintJob(const JobOptions& options);
 std::string PrintTrain(const TrainOptions& options);
 std::string PrintSim(const SimOptions& options);
+
+// Every setting of the effective file under its dotted key, as the file would say it: "optimizer.learning_rate" ->
+// "5e-05".
+std::map<std::string, std::string> SettingsOf(const TrainOptions& options);
 
 }  // namespace strata::config
 

@@ -66,6 +66,11 @@ v1::AggregationConfig AggregationToProto(const AggregationOptions& options) {
   return proto;
 }
 
+const char* NonFiniteWord(NonFinitePolicy policy) {
+  if (policy == NonFinitePolicy::kSkip) return "skip";
+  return policy == NonFinitePolicy::kHalveScale ? "halve_scale" : "stop";
+}
+
 template <typename Proto>
 bool SameBytes(const Proto& a, const Proto& b) {
   return a.SerializeAsString() == b.SerializeAsString();
@@ -115,6 +120,11 @@ v1::TrainConfig ToProto(const TrainOptions& options) {
   proto.set_seed(options.seed);
   proto.set_dtype(options.dtype == ComputeDType::kBf16 ? "bf16" : "fp32");
   proto.set_device(options.device);
+  proto.set_gradient_accumulation_steps(options.gradient_accumulation_steps);
+  proto.set_gradient_checkpointing(options.gradient_checkpointing);
+  proto.set_checkpoint_steps(options.checkpoint_steps);
+  proto.set_on_non_finite(NonFiniteWord(options.on_non_finite));
+  if (options.max_memory > 0) proto.set_max_memory(options.max_memory);
   return proto;
 }
 

@@ -18,7 +18,7 @@ using google::protobuf::Message;
 using google::protobuf::Reflection;
 
 // What PEFT, transformers and habit call our keys.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kOtherNames = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 18> kOtherNames = {{
     {"r", "rank"},
     {"lora_alpha", "alpha"},
     {"lora_dropout", "dropout"},
@@ -33,6 +33,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kOtherNa
     {"adam_epsilon", "epsilon"},
     {"eps", "epsilon"},
     {"clip", "max_grad_norm"},
+    {"gradient_accumulation", "gradient_accumulation_steps"},
+    {"save_steps", "checkpoint_steps"},
     {"num_rounds", "count"},
     {"init", "start"},
 }};

@@ -54,6 +54,9 @@ struct OptimizerOptions {
 };
 
 enum class ComputeDType { kFp32, kBf16 };
+// What becomes of a step whose loss or gradient is not finite: the training ends; the step's rows are passed over; the
+// update before it is taken back and the training goes on from there with half the learning rate.
+enum class NonFinitePolicy { kStop, kSkip, kHalveScale };
 
 struct TrainOptions {
   AdapterOptions adapter;
@@ -67,6 +70,11 @@ struct TrainOptions {
   uint64_t seed = 42;
   ComputeDType dtype = ComputeDType::kFp32;
   std::string device = "auto";
+  uint32_t gradient_accumulation_steps = 1;
+  bool gradient_checkpointing = false;
+  uint32_t checkpoint_steps = 50;  // 0: no checkpoints
+  NonFinitePolicy on_non_finite = NonFinitePolicy::kStop;
+  uint64_t max_memory = 0;  // bytes; 0: no limit
 };
 
 struct ServerOptions {

@@ -41,7 +41,7 @@ bool IsOrderedMap(const FieldDescriptor& field) {
          field.message_type()->name().ends_with("Pattern");
 }
 
-bool IsSize(const FieldDescriptor& field) { return field.name().ends_with("_bytes"); }
+bool IsSize(const FieldDescriptor& field) { return field.name().ends_with("_bytes") || field.name() == "max_memory"; }
 
 std::vector<std::string> KeysOf(const Descriptor& message) {
   std::vector<std::string> keys;

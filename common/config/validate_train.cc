@@ -7,6 +7,9 @@
 namespace strata::config {
 namespace {
 
+// Rows of a step are counted in 32 bits.
+constexpr uint64_t kMaxStepRows = UINT32_MAX;
+
 ModuleSelector ReadSelector(const google::protobuf::RepeatedPtrField<std::string>& names, bool one_string,
                             bool is_target, const Section& section) {
   const std::string key = is_target ? "target_modules" : "exclude_modules";
@@ -93,6 +96,12 @@ OptimizerOptions ValidateOptimizer(const v1::OptimizerConfig& proto, const Secti
   return options;
 }
 
+NonFinitePolicy ReadNonFinite(const std::string& word, const Section& section) {
+  section.RequireWord("on_non_finite", word, {"stop", "skip", "halve_scale"});
+  if (word == "skip") return NonFinitePolicy::kSkip;
+  return word == "halve_scale" ? NonFinitePolicy::kHalveScale : NonFinitePolicy::kStop;
+}
+
 }  // namespace
 
 TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section) {
@@ -120,6 +129,20 @@ TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section)
     section.RequireWord("dtype", proto.dtype(), {"fp32", "bf16"});
     options.dtype = proto.dtype() == "bf16" ? ComputeDType::kBf16 : ComputeDType::kFp32;
   }
+  if (proto.has_gradient_accumulation_steps()) {
+    options.gradient_accumulation_steps = proto.gradient_accumulation_steps();
+    section.RequireAtLeast("gradient_accumulation_steps", options.gradient_accumulation_steps, 1);
+    const uint64_t rows = uint64_t{options.gradient_accumulation_steps} * options.batch_size;
+    section.Require(rows <= kMaxStepRows, "gradient_accumulation_steps", options.gradient_accumulation_steps,
+                    absl::StrCat("at most ", kMaxStepRows, " rows a step together with batch_size"));
+  }
+  options.gradient_checkpointing = proto.gradient_checkpointing();
+  if (proto.has_checkpoint_steps()) options.checkpoint_steps = proto.checkpoint_steps();
+  if (proto.has_max_memory()) {
+    options.max_memory = proto.max_memory();
+    section.RequireAtLeast("max_memory", options.max_memory, 1);
+  }
+  if (proto.has_on_non_finite()) options.on_non_finite = ReadNonFinite(proto.on_non_finite(), section);
   if (proto.has_device()) options.device = proto.device();
   if (!IsDevice(options.device)) {
     section.Refuse("device", absl::StrCat("`", options.device, "`"), "auto, cpu, cuda or cuda:N");

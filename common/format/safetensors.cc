@@ -230,7 +230,7 @@ const TensorView* Safetensors::Find(std::string_view name) const {
   return it != tensors_.end() && it->name == name ? &*it : nullptr;
 }
 
-std::string SerializeSafetensors(std::vector<TensorView> tensors, const std::map<std::string, std::string>& metadata) {
+std::string SafetensorsHeader(std::vector<TensorView>& tensors, const std::map<std::string, std::string>& metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorView& a, const TensorView& b) {
     const int rank_a = WriteRank(a.dtype);
     const int rank_b = WriteRank(b.dtype);
@@ -249,11 +249,15 @@ std::string SerializeSafetensors(std::vector<TensorView> tensors, const std::map
   header += '}';
   header.resize((header.size() + 7) / 8 * 8, ' ');
 
-  std::string out;
-  out.reserve(kLengthBytes + header.size() + position);
   const uint64_t length = header.size();
-  out.append(reinterpret_cast<const char*>(&length), kLengthBytes);
-  out += header;
+  return std::string(reinterpret_cast<const char*>(&length), kLengthBytes) + header;
+}
+
+std::string SerializeSafetensors(std::vector<TensorView> tensors, const std::map<std::string, std::string>& metadata) {
+  std::string out = SafetensorsHeader(tensors, metadata);
+  size_t size = out.size();
+  for (const TensorView& tensor : tensors) size += tensor.data.size();
+  out.reserve(size);
   for (const TensorView& tensor : tensors) {
     out.append(reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size());
   }

@@ -118,7 +118,7 @@ def build_model(args, config, device):
 
 def batches(rows, config, seed):
     """Rows of each step: epoch after epoch, shuffled unless told otherwise."""
-    size = config.get("batch_size", 8)
+    size = config.get("batch_size", 8) * config.get("gradient_accumulation_steps", 1)
     generator = torch.Generator().manual_seed(seed)
     per_epoch = -(-len(rows) // size)
     steps = config["steps"] if config.get("steps") is not None else max(1, round(config.get("epochs", 3) * per_epoch))
@@ -150,9 +150,13 @@ def train(model, rows, config, device):
             scheduler = transformers.get_scheduler(optimizer_config.get("schedule", "linear"), optimizer,
                                                    optimizer_config.get("warmup_steps", 0), steps)
         start = time.monotonic()
-        total, targets = loss_sum(model, batch, device)
-        loss = total / max(targets, 1)
-        loss.backward()
+        # The mean is over the whole step's targets, however it is cut up.
+        targets = max(sum(label != -100 for _, labels in batch for label in labels[1:]), 1)
+        loss = 0.0
+        for i in range(0, len(batch), config.get("batch_size", 8)):
+            part = loss_sum(model, batch[i:i + config.get("batch_size", 8)], device)[0] / targets
+            part.backward()
+            loss += float(part.detach())
         norm = torch.nn.utils.clip_grad_norm_(trainable, clip if clip else float("inf"))
         rate = scheduler.get_last_lr()[0]
         optimizer.step()
@@ -160,7 +164,7 @@ def train(model, rows, config, device):
         optimizer.zero_grad()
         tokens = sum(len(ids) for ids, _ in batch)
         speeds.append(tokens / (time.monotonic() - start))
-        say(step=step, loss=float(loss.detach()), grad_norm=float(norm.detach()), learning_rate=rate, tokens=tokens)
+        say(step=step, loss=loss, grad_norm=float(norm.detach()), learning_rate=rate, tokens=tokens)
     return statistics.median(speeds[1:] or speeds or [0.0])
 
 

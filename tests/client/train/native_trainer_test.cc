@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
 
 #include "client/peft/adapter_state.h"
 #include "client/peft/lora_plan.h"
@@ -12,72 +11,26 @@
 #include "client/train/evaluation.h"
 #include "client/train/schedule.h"
 #include "common/adapter/adapter.h"
-#include "common/runtime/system_clock.h"
 #include "tests/client/model/golden_batch.h"
+#include "tests/client/train/small_run.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
 
 namespace strata::train {
 namespace {
 
+using testing::Bytes;
 using ::testing::HasSubstr;
-
-std::string Base() { return testing::GoldenDir("models/llama"); }
-
-// 24 rows of unequal lengths that go round one cycle of five ids, each from its own place: what one row teaches helps
-// with every other.
-std::string DataFile() {
-  const std::string path =
-      std::filesystem::temp_directory_path() / ("strata-trainer-" + std::to_string(getpid()) + ".jsonl");
-  std::string text;
-  for (int row = 0; row < 24; ++row) {
-    text += "{\"input_ids\": [1";
-    for (int i = 0; i < 8 + row % 7; ++i) text += ", " + std::to_string(10 + (row + i) % 5 * 17);
-    text += "]}\n";
-  }
-  EXPECT_OK(testing::Files().WriteFile(path, text));
-  return path;
-}
+using testing::Metric;
+using testing::SmallModel;
+using testing::SmallRequest;
+using testing::SmallTrainer;
 
 std::shared_ptr<const adapter::Adapter> SomeAdapter(const std::string& name) {
   auto read = adapter::ReadPeft(testing::Files(), testing::GoldenDir("lora/" + name));
   EXPECT_THAT(read, testing::IsOk());
   return std::make_shared<const adapter::Adapter>(std::move(read->first));
 }
-
-TrainRequest Request() {
-  TrainRequest request;
-  request.model_path = Base();
-  request.data_path = DataFile();
-  request.options.steps = 3;
-  request.options.batch_size = 4;
-  request.options.optimizer.learning_rate = 1e-2;
-  request.options.optimizer.schedule = config::Schedule::kConstant;
-  request.seed = 7;
-  request.site = "alpha";
-  request.holdout = 0.25;
-  request.evaluate_before = request.evaluate_after = true;
-  auto files = model::ModelFiles::Open(testing::Files(), Base());
-  config::AdapterOptions options;
-  options.rank = 4;
-  options.alpha = 8;
-  request.targets = *peft::PlanLora(options, (*files)->LinearModules());
-  return request;
-}
-
-NativeTrainer MakeTrainer() {
-  static const runtime::SystemClock clock;
-  return NativeTrainer(testing::Files(), clock, {.device = "cpu", .threads = 2});
-}
-
-double Metric(const TrainResult& result, const std::string& name) {
-  for (const adapter::Metric& m : result.metrics) {
-    if (m.name == name) return m.value;
-  }
-  return NAN;
-}
-
-std::string Bytes(const adapter::Adapter& adapter) { return adapter::PeftTensorBytes(adapter, {}); }
 
 at::Tensor Matrix(const format::TensorView& view) {
   at::Tensor out = at::empty(view.shape, at::kDouble);
@@ -87,8 +40,8 @@ at::Tensor Matrix(const format::TensorView& view) {
 at::Tensor Product(const adapter::Factors& f) { return at::mm(Matrix(f.b), Matrix(f.a)) * f.scaling; }
 
 TEST(NativeTrainerTest, LearnsAndIsReproducible) {
-  NativeTrainer trainer = MakeTrainer();
-  const TrainRequest request = Request();
+  NativeTrainer trainer = SmallTrainer();
+  const TrainRequest request = SmallRequest();
   uint32_t steps = 0;
   ASSERT_OK_AND_ASSIGN(const TrainResult first, trainer.Run(request, [&](const TrainProgress& p) {
     EXPECT_EQ(p.of, 3U);
@@ -100,15 +53,15 @@ TEST(NativeTrainerTest, LearnsAndIsReproducible) {
   EXPECT_GT(first.num_examples, 10U);
   EXPECT_GT(Metric(first, "heldout_tokens"), 0);
   ASSERT_OK_AND_ASSIGN(const TrainResult again, trainer.Run(request, nullptr));
-  NativeTrainer other = MakeTrainer();
+  NativeTrainer other = SmallTrainer();
   ASSERT_OK_AND_ASSIGN(const TrainResult elsewhere, other.Run(request, nullptr));
   EXPECT_EQ(Bytes(*first.update), Bytes(*again.update));
   EXPECT_EQ(Bytes(*first.update), Bytes(*elsewhere.update));
 }
 
 TEST(NativeTrainerTest, PackingAndDtypeChangeOnlyRounding) {
-  NativeTrainer trainer = MakeTrainer();
-  TrainRequest request = Request();
+  NativeTrainer trainer = SmallTrainer();
+  TrainRequest request = SmallRequest();
   ASSERT_OK_AND_ASSIGN(const TrainResult rows, trainer.Run(request, nullptr));
   request.options.pack = true;
   ASSERT_OK_AND_ASSIGN(const TrainResult packed, trainer.Run(request, nullptr));
@@ -121,8 +74,8 @@ TEST(NativeTrainerTest, PackingAndDtypeChangeOnlyRounding) {
 }
 
 TEST(NativeTrainerTest, DropoutIsReproducibleAndChangesTheRun) {
-  NativeTrainer trainer = MakeTrainer();
-  TrainRequest request = Request();
+  NativeTrainer trainer = SmallTrainer();
+  TrainRequest request = SmallRequest();
   ASSERT_OK_AND_ASSIGN(const TrainResult plain, trainer.Run(request, nullptr));
   request.options.adapter.dropout = 0.2;
   ASSERT_OK_AND_ASSIGN(const TrainResult first, trainer.Run(request, nullptr));
@@ -133,7 +86,7 @@ TEST(NativeTrainerTest, DropoutIsReproducibleAndChangesTheRun) {
 }
 
 TEST(NativeTrainerTest, SideColumnsEqualMergedWeightsInFp32) {
-  ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), Base()));
+  ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), SmallModel()));
   ASSERT_OK_AND_ASSIGN(auto model,
                        model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
   data::Example row;
@@ -158,8 +111,8 @@ TEST(NativeTrainerTest, SideColumnsEqualMergedWeightsInFp32) {
 }
 
 TEST(NativeTrainerTest, WarmStartTrainsTheStrongestDirections) {
-  NativeTrainer trainer = MakeTrainer();
-  TrainRequest request = Request();
+  NativeTrainer trainer = SmallTrainer();
+  TrainRequest request = SmallRequest();
   request.base = {SomeAdapter("llama-pattern"), SomeAdapter("llama-plain")};
   ASSERT_OK_AND_ASSIGN(const TrainResult fresh, trainer.Run(request, nullptr));
   request.start = config::Start::kWarm;
@@ -168,7 +121,7 @@ TEST(NativeTrainerTest, WarmStartTrainsTheStrongestDirections) {
   EXPECT_NEAR(Metric(fresh, "loss_before"), Metric(warm, "loss_before"), 1e-5);
   EXPECT_LT(Metric(warm, "loss_after"), Metric(warm, "loss_before"));
   // W0 + C_t + the increment computes what the site computed after its last step.
-  ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), Base()));
+  ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), SmallModel()));
   ASSERT_OK_AND_ASSIGN(auto model,
                        model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
   std::vector<model::NamedFactors> all;
@@ -187,7 +140,7 @@ TEST(NativeTrainerTest, WarmStartTrainsTheStrongestDirections) {
 
 TEST(WarmStartTest, IncrementIsTheExactDifferenceOfTheProducts) {
   const auto base = SomeAdapter("llama-pattern");
-  TrainRequest request = Request();
+  TrainRequest request = SmallRequest();
   peft::AdapterState state(request.targets, at::kCPU);
   ASSERT_OK_AND_ASSIGN(const auto frozen, peft::SplitWarm({base}, state, 1, 2, "beta"));
   const peft::WarmOrigin origin = peft::RememberOrigin(state);
@@ -212,8 +165,8 @@ TEST(WarmStartTest, IncrementIsTheExactDifferenceOfTheProducts) {
 }
 
 TEST(NativeTrainerTest, EvaluatesWithoutTraining) {
-  NativeTrainer trainer = MakeTrainer();
-  TrainRequest request = Request();
+  NativeTrainer trainer = SmallTrainer();
+  TrainRequest request = SmallRequest();
   request.base = {SomeAdapter("llama-plain")};
   request.train = false;
   ASSERT_OK_AND_ASSIGN(const TrainResult result, trainer.Run(request, nullptr));
@@ -222,21 +175,21 @@ TEST(NativeTrainerTest, EvaluatesWithoutTraining) {
 }
 
 TEST(NativeTrainerTest, SaysWhatIsWrong) {
-  NativeTrainer trainer = MakeTrainer();
-  TrainRequest request = Request();
+  NativeTrainer trainer = SmallTrainer();
+  TrainRequest request = SmallRequest();
   EXPECT_THAT(trainer.Run(request, [](const TrainProgress&) { return false; }),
               testing::StatusIs(absl::StatusCode::kCancelled, HasSubstr("after step 1")));
   request.targets[0].in += 1;
   EXPECT_THAT(trainer.Run(request, nullptr),
               testing::StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("q_proj")));
-  request = Request();
+  request = SmallRequest();
   request.targets[0].module = "model.layers.9.self_attn.q_proj";
   EXPECT_THAT(trainer.Run(request, nullptr),
               testing::StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("layers.9")));
-  request = Request();
+  request = SmallRequest();
   request.data_path = "/nowhere.jsonl";
   EXPECT_THAT(trainer.Run(request, nullptr), testing::StatusIs(absl::StatusCode::kNotFound, HasSubstr("alpha")));
-  request = Request();
+  request = SmallRequest();
   request.options.optimizer.learning_rate = 1e30;
   request.options.steps = 10;
   EXPECT_THAT(trainer.Run(request, nullptr),
@@ -267,7 +220,7 @@ TEST(ScheduleTest, AsTransformers) {
 }
 
 TEST(PlanTest, InitialisationIsUniformWithinPeftsBound) {
-  peft::AdapterState state(Request().targets, at::kCPU);
+  peft::AdapterState state(SmallRequest().targets, at::kCPU);
   state.InitFresh(3, 0, "x");
   for (const peft::StateEntry& e : state.entries()) {
     const double bound = 1 / std::sqrt(static_cast<double>(e.target.in));

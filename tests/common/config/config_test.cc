@@ -62,6 +62,11 @@ shuffle: false
 seed: 18446744073709551615
 dtype: bf16
 device: cuda:1
+gradient_accumulation_steps: 4
+gradient_checkpointing: true
+checkpoint_steps: 0
+on_non_finite: halve_scale
+max_memory: 3GiB
 )";
 
 void ExpectTrain(const TrainOptions& o) {
@@ -92,6 +97,11 @@ void ExpectTrain(const TrainOptions& o) {
   EXPECT_EQ(o.seed, ~uint64_t{0});
   EXPECT_EQ(o.dtype, ComputeDType::kBf16);
   EXPECT_EQ(o.device, "cuda:1");
+  EXPECT_EQ(o.gradient_accumulation_steps, 4U);
+  EXPECT_TRUE(o.gradient_checkpointing);
+  EXPECT_EQ(o.checkpoint_steps, 0U);
+  EXPECT_EQ(o.on_non_finite, NonFinitePolicy::kHalveScale);
+  EXPECT_EQ(o.max_memory, uint64_t{3} << 30);
 }
 
 TEST(ConfigTest, TrainRoundTripsThroughTextAndWire) {

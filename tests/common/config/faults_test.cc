@@ -142,6 +142,14 @@ TEST(FaultsTest, ImpossibleTraining) {
   EXPECT_EQ(Train("device: gpu\nmax_length: 1\n"),
             "t.yaml:1: `device` is `gpu`; expected auto, cpu, cuda or cuda:N\n"
             "t.yaml:2: `max_length` is 1; expected at least 2");
+  EXPECT_EQ(Train("batch_size: 65536\ngradient_accumulation_steps: 65536\non_non_finite: skipp\nmax_memory: 0\n"),
+            "t.yaml:2: `gradient_accumulation_steps` is 65536; expected at most 4294967295 rows a step together with "
+            "batch_size\n"
+            "t.yaml:3: `on_non_finite` is `skipp`; expected one of stop, skip, halve_scale; did you mean `skip`?\n"
+            "t.yaml:4: `max_memory` is 0; expected at least 1");
+  EXPECT_EQ(Train("gradient_accumulation_steps: 0\nmax_memory: lots\n"),
+            "t.yaml:1: `gradient_accumulation_steps` is 0; expected at least 1\n"
+            "t.yaml:2: `max_memory` expects a size such as `8GiB`, found `lots`");
 }
 
 TEST(FaultsTest, ImpossibleJobs) {

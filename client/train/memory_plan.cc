@@ -1,0 +1,104 @@
+#include "client/train/memory_plan.h"
+
+#include <algorithm>
+
+#include "client/model/processor.h"
+#include "common/status/cat.h"
+
+namespace strata::train {
+namespace {
+
+// Measured with a small model: program and libraries, buffers of the matrix products, the allocator's slack.
+constexpr uint64_t kProgramBytes = uint64_t{184} << 20;
+constexpr uint64_t kTokenizerBytesPerToken = 500;
+// Attention's backward pass through ATen: gradients of expanded heads, their sums, contiguous copies; in widths of the
+// attention's output.
+constexpr uint64_t kAttentionTemporaries = 12;
+// As model/loss.cc: logits at once.
+constexpr uint64_t kLogitElements = uint64_t{12} << 20;
+
+// Elements per token.
+struct Widths {
+  uint64_t hidden = 0, intermediate = 0, qkv = 0, output = 0, heads = 0;
+  uint64_t ranks = 0;  // of one layer's adapter columns, on average
+};
+
+Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& targets) {
+  const auto wide = [](int64_t n) { return static_cast<uint64_t>(n); };
+  Widths w{.hidden = wide(config.hidden_size),
+           .intermediate = wide(config.intermediate_size),
+           .qkv = wide((config.num_heads + 2 * config.num_kv_heads) * config.head_dim),
+           .output = wide(config.num_heads * config.head_dim),
+           .heads = wide(config.num_heads)};
+  for (const Target& t : targets) w.ranks += wide(t.rank);
+  w.ranks /= std::max<uint64_t>(wide(config.num_layers), 1);
+  return w;
+}
+
+uint64_t ElementBytes(const config::TrainOptions& options) {
+  if (options.dtype == config::ComputeDType::kFp32) return 4;
+  return model::PrepareProcessor() == model::Bf16Gemm::kNative || options.device.starts_with("cuda") ? 2 : 4;
+}
+
+uint64_t Activations(const model::ModelConfig& config, const PlannedRun& run, const StepShape& shape) {
+  const Widths w = WidthsOf(config, run.targets);
+  const uint64_t element = ElementBytes(run.options);
+  const uint64_t rows = run.options.pack ? std::max<uint64_t>(shape.micro_batch_tokens / run.options.max_length, 1) : 1;
+  const uint64_t tokens = std::min<uint64_t>(rows, run.options.batch_size) * run.options.max_length;
+  const auto layers = static_cast<uint64_t>(config.num_layers);
+  const uint64_t layer = element * (2 * w.hidden + w.qkv + w.output + 2 * w.intermediate + w.ranks) + 4 * (2 + w.heads);
+  const uint64_t kept = shape.recompute ? layers * element * w.hidden + layer : layers * layer;
+  const uint64_t stream = element * 4 * w.hidden;  // stream, increment, their sum, the gradient
+  const uint64_t loss = element * 3 * w.hidden;
+  const uint64_t backward = element * (2 * w.hidden + w.intermediate + w.output + w.qkv + w.ranks) +
+                            element * kAttentionTemporaries * w.output;
+  const auto vocabulary = static_cast<uint64_t>(config.vocab_size);
+  const uint64_t chunk = std::min(std::max<uint64_t>(kLogitElements / vocabulary, 16), tokens);
+  return tokens * (kept + stream + loss + backward) + element * chunk * vocabulary;
+}
+
+}  // namespace
+
+uint64_t NumParameters(const std::vector<Target>& targets) {
+  int64_t count = 0;
+  for (const Target& t : targets) count += t.rank * (t.in + t.out);
+  return static_cast<uint64_t>(count);
+}
+
+MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const StepShape& shape) {
+  MemoryNeeds needs;
+  for (const model::ModelTensor& tensor : model.tensors()) {
+    uint64_t elements = 1;
+    for (const int64_t extent : tensor.shape) elements *= static_cast<uint64_t>(extent);
+    // Norms and biases stay fp32.
+    const bool wide = tensor.shape.size() == 1 || run.options.dtype == config::ComputeDType::kFp32;
+    needs.weights += elements * (wide ? 4 : 2);
+  }
+  // Values, gradients, two moments, and with halve_scale what three of them were.
+  const uint64_t buffers = run.options.on_non_finite == config::NonFinitePolicy::kHalveScale ? 7 : 4;
+  needs.adapter = NumParameters(run.targets) * (4 * buffers + ElementBytes(run.options));
+  needs.activations = Activations(model.config(), run, shape);
+  needs.fixed = kProgramBytes + kTokenizerBytesPerToken * static_cast<uint64_t>(model.config().vocab_size);
+  return needs;
+}
+
+absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, const PlannedRun& run) {
+  const uint64_t limit = run.options.max_memory;
+  StepShape shape{.recompute = run.options.gradient_checkpointing};
+  if (limit == 0) return shape;
+  uint64_t least = 0;
+  for (const bool recompute : {shape.recompute, true}) {
+    // No micro-batch is smaller than a row.
+    for (size_t tokens = kMicroBatchTokens;; tokens /= 2) {
+      const StepShape candidate{.micro_batch_tokens = tokens, .recompute = recompute};
+      least = NeedsOf(model, run, candidate).peak();
+      if (least <= limit) return candidate;
+      if (!run.options.pack || tokens <= run.options.max_length) break;
+    }
+  }
+  return absl::ResourceExhaustedError(
+      Cat("max_memory is ", limit >> 20, "MiB, the training takes ", least >> 20,
+          "MiB at least: lower max_length or the adapter's rank, or take dtype bf16 or a smaller model"));
+}
+
+}  // namespace strata::train

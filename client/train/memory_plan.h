@@ -1,0 +1,50 @@
+// What a training takes of memory and how its steps are cut to fit, from the headers of the model's files alone.
+#ifndef STRATA_CLIENT_TRAIN_MEMORY_PLAN_H_
+#define STRATA_CLIENT_TRAIN_MEMORY_PLAN_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/model/model_files.h"
+#include "client/train/local_trainer.h"
+#include "client/train/micro_batches.h"
+#include "common/config/options.h"
+
+namespace strata::train {
+
+// The free choices of a step: neither changes what is computed but for rounding.
+struct StepShape {
+  size_t micro_batch_tokens = kMicroBatchTokens;
+  bool recompute = false;  // gradient_checkpointing
+};
+
+// Resident bytes on this machine (whose processor decides how wide bf16 activations are, model/processor.h) of
+// `strata-client train` on the CPU at its peak, where rows are max_length long. Without the data.
+struct MemoryNeeds {
+  uint64_t weights = 0;      // the resident copy
+  uint64_t adapter = 0;      // factors, gradients, moments, the copies that the products read
+  uint64_t activations = 0;  // what the passes take from the arena, and ATen's temporaries beside it
+  uint64_t fixed = 0;        // program, libraries, tokenizer
+  uint64_t peak() const { return weights + adapter + activations + fixed; }
+};
+
+struct PlannedRun {
+  config::TrainOptions options;
+  std::vector<Target> targets;
+};
+
+MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const StepShape& shape);
+
+// What the options ask for where it fits into options.max_memory (0: no limit); else smaller micro-batches, else also
+// recomputation. RESOURCE_EXHAUSTED: nothing fits (says what the least takes).
+absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, const PlannedRun& run);
+
+// Trained numbers.
+uint64_t NumParameters(const std::vector<Target>& targets);
+
+}  // namespace strata::train
+
+#endif  // STRATA_CLIENT_TRAIN_MEMORY_PLAN_H_

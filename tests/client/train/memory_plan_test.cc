@@ -1,0 +1,88 @@
+// What a training is said to take, and what is chosen to make it fit.
+#include "client/train/memory_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/model/transformer.h"
+#include "tests/client/train/small_run.h"
+
+namespace strata::train {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::StatusIs;
+
+class MemoryPlanTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_OK_AND_ASSIGN(model_, model::ModelFiles::Open(testing::Files(), testing::SmallModel()));
+    run_.options = testing::SmallRequest().options;
+    run_.options.pack = true;
+    run_.options.batch_size = 64;
+    run_.options.max_length = 256;
+    run_.targets = testing::SmallRequest().targets;
+  }
+  uint64_t Peak(const StepShape& shape) { return NeedsOf(*model_, run_, shape).peak(); }
+
+  std::unique_ptr<model::ModelFiles> model_;
+  PlannedRun run_;
+};
+
+TEST_F(MemoryPlanTest, WeightsAndAdapterAreWhatTheyTurnOutToBe) {
+  for (const config::ComputeDType dtype : {config::ComputeDType::kFp32, config::ComputeDType::kBf16}) {
+    run_.options.dtype = dtype;
+    ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), testing::SmallModel()));
+    ASSERT_OK_AND_ASSIGN(auto model, model::Transformer::Load(std::move(files), dtype, at::kCPU, 1));
+    const double weights = static_cast<double>(NeedsOf(*model_, run_, {}).weights);
+    EXPECT_NEAR(weights, static_cast<double>(model->resident_bytes()), 0.02 * weights);
+  }
+  const peft::AdapterState state(run_.targets, at::kCPU);
+  uint64_t parameters = 0;
+  for (const model::NamedFactors& f : state.Factors())
+    parameters += static_cast<uint64_t>(f.factors.a.numel() + f.factors.b.numel());
+  EXPECT_EQ(NumParameters(run_.targets), parameters);
+}
+
+TEST_F(MemoryPlanTest, WithoutALimitTheOptionsDecide) {
+  ASSERT_OK_AND_ASSIGN(const StepShape plain, ChooseShape(*model_, run_));
+  EXPECT_FALSE(plain.recompute);
+  EXPECT_EQ(plain.micro_batch_tokens, kMicroBatchTokens);
+  run_.options.gradient_checkpointing = true;
+  ASSERT_OK_AND_ASSIGN(const StepShape asked, ChooseShape(*model_, run_));
+  EXPECT_TRUE(asked.recompute);
+}
+
+TEST_F(MemoryPlanTest, SmallerMicroBatchesComeBeforeRecomputation) {
+  const auto choose = [&](uint64_t limit) {
+    run_.options.max_memory = limit;
+    return ChooseShape(*model_, run_);
+  };
+  ASSERT_OK_AND_ASSIGN(const StepShape whole, choose(Peak({})));
+  EXPECT_EQ(whole.micro_batch_tokens, kMicroBatchTokens);
+  ASSERT_OK_AND_ASSIGN(const StepShape smaller, choose(Peak({}) - 1));
+  EXPECT_EQ(smaller.micro_batch_tokens, kMicroBatchTokens / 2);
+  EXPECT_FALSE(smaller.recompute);
+  const StepShape one_row{.micro_batch_tokens = 256, .recompute = false};
+  const StepShape least{.micro_batch_tokens = 256, .recompute = true};
+  ASSERT_LT(Peak(least), Peak(one_row));
+  ASSERT_OK_AND_ASSIGN(const StepShape recomputed, choose(Peak(one_row) - 1));
+  EXPECT_TRUE(recomputed.recompute);
+  EXPECT_THAT(choose(Peak(least) - 1), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("max_memory")));
+}
+
+TEST_F(MemoryPlanTest, ALimitChangesNoLossBeyondRounding) {
+  NativeTrainer trainer = testing::SmallTrainer();
+  TrainRequest request = testing::SmallRequest();
+  request.options.pack = true;
+  request.options.max_length = 16;
+  request.options.batch_size = 24;
+  ASSERT_OK_AND_ASSIGN(const TrainResult free, trainer.Run(request, nullptr));
+  run_ = {.options = request.options, .targets = request.targets};
+  request.options.max_memory = Peak({.micro_batch_tokens = 32, .recompute = true});
+  ASSERT_OK_AND_ASSIGN(const TrainResult fitted, trainer.Run(request, nullptr));
+  EXPECT_NEAR(testing::Metric(fitted, "train_loss_last"), testing::Metric(free, "train_loss_last"), 1e-4);
+}
+
+}  // namespace
+}  // namespace strata::train
