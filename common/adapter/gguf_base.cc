@@ -15,6 +15,8 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr uint64_t kMaxHeads = 1U << 20;
+
 absl::Status UnknownFamily(std::string_view found) {
   return absl::UnimplementedError(Cat("the names of model type '", found.substr(0, 60),
                                       "' in GGUF are not known; known are ", format::KnownGgufModelTypes()));
@@ -26,7 +28,7 @@ int64_t Count(const Json& config, std::initializer_list<const char*> keys, int64
   for (const char* key : keys) {
     const auto found = config.find(key);
     if (found == config.end() || found->is_null()) continue;
-    if (found->is_number_unsigned() && found->get<uint64_t>() > 0 && found->get<uint64_t>() < (1U << 20)) {
+    if (found->is_number_unsigned() && found->get<uint64_t>() > 0 && found->get<uint64_t>() < kMaxHeads) {
       return found->get<int64_t>();
     }
     faults.push_back(Cat(key, ": expected a positive integer"));
@@ -58,9 +60,13 @@ absl::StatusOr<GgufBase> BaseOfGguf(const format::Gguf& gguf) {
   STRATA_ASSIGN_OR_RETURN(const std::string architecture, gguf.GetString("general.architecture"));
   GgufBase base{.family = format::FindGgufArchitecture(architecture)};
   if (base.family == nullptr) return UnknownFamily(architecture);
-  STRATA_ASSIGN_OR_RETURN(const uint64_t heads, gguf.GetUint(Cat(architecture, ".attention.head_count")));
-  const auto kv_heads = gguf.GetUint(Cat(architecture, ".attention.head_count_kv"));
+  const std::string key = Cat(architecture, ".attention.head_count");
+  STRATA_ASSIGN_OR_RETURN(const uint64_t heads, gguf.GetUint(key));
+  const auto kv_heads = gguf.GetUint(key + "_kv");
   if (!kv_heads.ok() && !absl::IsNotFound(kv_heads.status())) return kv_heads.status();
+  for (const uint64_t count : {heads, kv_heads.value_or(heads)}) {
+    if (count == 0 || count >= kMaxHeads) return absl::InvalidArgumentError(Cat(key, ": ", count, " heads"));
+  }
   base.num_heads = static_cast<int64_t>(heads);
   base.num_kv_heads = static_cast<int64_t>(kv_heads.value_or(heads));
   base.tied_head = gguf.Find("output.weight") == nullptr;
