@@ -36,6 +36,8 @@ absl::Status EncodeGguf(GgufType type, std::span<const float> values, std::span<
       return FromFloat(values, DType::kF16, out);
     case GgufType::kBF16:
       return FromFloat(values, DType::kBF16, out);
+    case GgufType::kF64:
+      return FromFloat(values, DType::kF64, out);
     case GgufType::kQ8_0: {
       std::byte* block = out.data();
       for (size_t at = 0; at < values.size(); at += kBlock, block += kQ80Bytes) EncodeQ80(values.data() + at, block);
@@ -43,7 +45,7 @@ absl::Status EncodeGguf(GgufType type, std::span<const float> values, std::span<
     }
     default:
       return absl::UnimplementedError(Cat("encoding ", GgufTypeName(static_cast<uint32_t>(type)),
-                                          " is not written; known are F32, F16, BF16, Q8_0"));
+                                          " is not written; known are F32, F16, BF16, F64, Q8_0"));
   }
 }
 

@@ -155,6 +155,7 @@ bool CanEncodeGguf(GgufType type, int64_t row_elements) {
     case GgufType::kF32:
     case GgufType::kF16:
     case GgufType::kBF16:
+    case GgufType::kF64:
     case GgufType::kQ8_0:
       return row_elements % EncodingOf(type).block_elements == 0;
     default:
