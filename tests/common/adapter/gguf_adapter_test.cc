@@ -145,6 +145,42 @@ TEST_F(GgufAdapterTest, NamesEveryModuleThatCannotBeWritten) {
                                                          HasSubstr("has 9 rows"), HasSubstr("'lm_head' is tied"))));
 }
 
+TEST_F(GgufAdapterTest, IsReadBackUnderItsNamesInGguf) {
+  const Adapter adapter = testing::MakeAdapter(
+      {{"model.layers.0.mlp.up_proj", 2, 6, 4, 16, 8}, {"model.layers.2.mlp.down_proj", 3, 4, 6, 24, 8}});
+  ASSERT_OK(WriteGgufAdapter(machine_.files(), "/a.gguf", adapter, Base("qwen2", 2, 2), GgufType::kF32));
+  ASSERT_OK_AND_ASSIGN(const Adapter read, ReadGgufAdapter(machine_.files(), "/a.gguf"));
+  ASSERT_EQ(read.modules().size(), 2U);
+  for (const auto& [hf, name] : {std::pair("model.layers.0.mlp.up_proj", "blk.0.ffn_up"),
+                                 std::pair("model.layers.2.mlp.down_proj", "blk.2.ffn_down")}) {
+    const Factors* there = read.Find(name);
+    ASSERT_NE(there, nullptr) << name;
+    EXPECT_EQ(there->rank, adapter.Find(hf)->rank);
+    EXPECT_NEAR(Update(*there, 1, 2), Update(*adapter.Find(hf), 1, 2), 1e-6);
+  }
+}
+
+TEST_F(GgufAdapterTest, FilesThatAreNoAdapterAreRefused) {
+  const auto error = [&](const format::GgufMetadata& metadata, const std::vector<format::GgufTensorSpec>& specs) {
+    EXPECT_OK(machine_.files().WriteFile(
+        "/x.gguf", format::GgufPreamble(metadata, specs).value() + std::string(specs.size() * 32, '\0')));
+    return std::string(ReadGgufAdapter(machine_.files(), "/x.gguf").status().message());
+  };
+  format::GgufMetadata metadata;
+  EXPECT_THAT(error(metadata, {}), HasSubstr("/x.gguf: general.type is '', expected 'adapter'"));
+  metadata.SetString("general.type", "adapter");
+  metadata.SetString("adapter.type", "control");
+  EXPECT_THAT(error(metadata, {}), HasSubstr("adapter.type is 'control'"));
+  metadata.SetString("adapter.type", "lora");
+  metadata.SetFloat("adapter.lora.alpha", 1);
+  const format::GgufTensorSpec a = {"blk.0.x.weight.lora_a", GgufType::kF32, {1, 2}};
+  const format::GgufTensorSpec b = {"blk.0.x.weight.lora_b", GgufType::kF32, {2, 1}};
+  EXPECT_THAT(error(metadata, {a}), HasSubstr("lora_b is missing"));
+  EXPECT_THAT(error(metadata, {b}), HasSubstr("has no lora_a"));
+  EXPECT_THAT(error(metadata, {a, {b.name, GgufType::kF32, {1, 2}}}), HasSubstr("disagree about the rank"));
+  EXPECT_THAT(error(metadata, {{"token_types.weight", GgufType::kF32, {1}}}), HasSubstr("no factor"));
+}
+
 TEST_F(GgufAdapterTest, TheBaseIsReadFromConfigJson) {
   ASSERT_OK(machine_.files().MakeDirectories("/m"));
   const auto read = [&](std::string_view config) {
