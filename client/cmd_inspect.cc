@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/commands.h"
+#include "client/export/tensor_stream.h"
 #include "client/model/model_files.h"
 #include "common/adapter/adapter.h"
 #include "common/adapter/gguf_adapter.h"
@@ -75,49 +76,52 @@ absl::StatusOr<std::vector<Module>> Measure(const adapter::Adapter& adapter) {
   return modules;
 }
 
+void PrintAdapterTable(const std::vector<Module>& modules) {
+  std::vector<std::vector<std::string>> rows = {
+      {"module", "shape", "dtype", "bytes", "rank", "alpha", "scaling", "norm", "largest s", "smallest s"}};
+  const auto number = [](double value) { return absl::StrFormat("%.4g", value); };
+  for (const Module& module : modules) {
+    const adapter::Factors& f = *module.factors;
+    const bool any = !module.singular_values.empty();
+    rows.push_back({f.module, ShapeText({f.out, f.in}), std::string(format::DTypeName(f.a.dtype)),
+                    std::to_string(module.bytes()), std::to_string(f.rank), number(f.alpha), number(f.scaling),
+                    number(module.norm), any ? number(module.singular_values.front()) : "-",
+                    any ? number(module.singular_values.back()) : "-"});
+  }
+  PrintTable(rows);
+}
+
+Json ModuleJson(const Module& module) {
+  const adapter::Factors& f = *module.factors;
+  return {{"name", f.module},        {"shape", {f.out, f.in}}, {"dtype", format::DTypeName(f.a.dtype)},
+          {"bytes", module.bytes()}, {"rank", f.rank},         {"alpha", f.alpha},
+          {"scaling", f.scaling},    {"norm", module.norm},    {"singular_values", module.singular_values}};
+}
+
 absl::Status InspectAdapter(const InspectFlags& flags, const adapter::Adapter& adapter, const std::string& base_model) {
   STRATA_ASSIGN_OR_RETURN(const std::vector<Module> modules, Measure(adapter));
   uint64_t bytes = 0;
   std::vector<double> norms;
+  Json listed = Json::array();
   for (const Module& module : modules) {
     bytes += module.bytes();
     norms.push_back(module.norm);
+    listed.push_back(ModuleJson(module));
   }
-  if (!flags.json()) {
-    std::vector<std::vector<std::string>> rows = {
-        {"module", "shape", "dtype", "bytes", "rank", "alpha", "scaling", "norm", "largest s", "smallest s"}};
-    for (const Module& module : modules) {
-      const adapter::Factors& f = *module.factors;
-      const auto value = [&](bool last) {
-        if (module.singular_values.empty()) return std::string("-");
-        return absl::StrFormat("%.4g", last ? module.singular_values.back() : module.singular_values.front());
-      };
-      rows.push_back({f.module, ShapeText({f.out, f.in}), std::string(format::DTypeName(f.a.dtype)),
-                      std::to_string(module.bytes()), std::to_string(f.rank), absl::StrFormat("%g", f.alpha),
-                      absl::StrFormat("%g", f.scaling), absl::StrFormat("%.4g", module.norm), value(false),
-                      value(true)});
-    }
-    PrintTable(rows);
-    std::cout << absl::StrFormat("%d modules, %d parameters, %d bytes, norm %.4g\n", modules.size(),
-                                 adapter.num_parameters(), bytes, Norm(norms));
+  if (flags.json()) {
+    PrintJson({{"kind", "adapter"},
+               {"base_model", base_model},
+               {"modules", std::move(listed)},
+               {"totals",
+                {{"modules", modules.size()},
+                 {"parameters", adapter.num_parameters()},
+                 {"bytes", bytes},
+                 {"norm", Norm(norms)}}}});
     return absl::OkStatus();
   }
-  Json json = {{"kind", "adapter"}, {"base_model", base_model}, {"modules", Json::array()}};
-  for (const Module& module : modules) {
-    const adapter::Factors& f = *module.factors;
-    json["modules"].push_back({{"name", f.module},
-                               {"shape", {f.out, f.in}},
-                               {"dtype", format::DTypeName(f.a.dtype)},
-                               {"bytes", module.bytes()},
-                               {"rank", f.rank},
-                               {"alpha", f.alpha},
-                               {"scaling", f.scaling},
-                               {"norm", module.norm},
-                               {"singular_values", module.singular_values}});
-  }
-  json["totals"] = {
-      {"modules", modules.size()}, {"parameters", adapter.num_parameters()}, {"bytes", bytes}, {"norm", Norm(norms)}};
-  PrintJson(json);
+  PrintAdapterTable(modules);
+  std::cout << absl::StrFormat("%d modules, %d parameters, %d bytes, norm %.4g\n", modules.size(),
+                               adapter.num_parameters(), bytes, Norm(norms));
   return absl::OkStatus();
 }
 
@@ -127,10 +131,8 @@ void InspectModel(const InspectFlags& flags, const model::ModelFiles& model) {
   Json tensors = Json::array();
   for (const model::ModelTensor& tensor : model.tensors()) {
     const uint64_t size = model.StoredBytes(tensor.name).size();
-    uint64_t elements = 1;
-    for (const int64_t extent : tensor.shape) elements *= static_cast<uint64_t>(extent);
     bytes += size;
-    parameters += elements;
+    parameters += static_cast<uint64_t>(exporting::ElementsOf(tensor));
     rows.push_back({tensor.name, ShapeText(tensor.shape), tensor.stored_dtype, std::to_string(size)});
     tensors.push_back(
         {{"name", tensor.name}, {"shape", tensor.shape}, {"dtype", tensor.stored_dtype}, {"bytes", size}});

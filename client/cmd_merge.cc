@@ -11,6 +11,7 @@
 #include "client/commands.h"
 #include "client/export/gguf_file.h"
 #include "client/export/hf_directory.h"
+#include "client/export/tensor_stream.h"
 #include "client/model/model_files.h"
 #include "common/adapter/adapter.h"
 #include "common/runtime/posix_file_system.h"
@@ -48,8 +49,7 @@ std::optional<format::DType> HfDType(const std::string& word) {
 format::GgufType NativeType(const model::ModelFiles& model) {
   int64_t balance = 0;
   for (const model::ModelTensor& tensor : model.tensors()) {
-    int64_t count = 1;
-    for (const int64_t extent : tensor.shape) count *= extent;
+    const int64_t count = exporting::ElementsOf(tensor);
     balance += tensor.stored_dtype == "BF16" ? count : -count;
   }
   return balance > 0 ? format::GgufType::kBF16 : format::GgufType::kF16;

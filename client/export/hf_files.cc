@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "client/data/tokenizer_to_json.h"
+#include "client/export/tensor_stream.h"
 #include "common/format/gguf.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -93,9 +94,7 @@ Json RopeScalingOf(const model::ModelConfig& config) {
 DType MostFrequent(const model::ModelFiles& model) {
   std::map<DType, int64_t> elements;
   for (const model::ModelTensor& tensor : model.tensors()) {
-    int64_t count = 1;
-    for (const int64_t extent : tensor.shape) count *= extent;
-    elements[format::ParseDType(tensor.stored_dtype).value_or(DType::kF32)] += count;
+    elements[format::ParseDType(tensor.stored_dtype).value_or(DType::kF32)] += ElementsOf(tensor);
   }
   const auto most = std::max_element(elements.begin(), elements.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -72,6 +74,10 @@ absl::Status Copy(const MergedModel& merged, const model::ModelTensor& tensor, s
 
 }  // namespace
 
+int64_t ElementsOf(const model::ModelTensor& tensor) {
+  return std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
+}
+
 absl::Status StreamTensor(const MergedModel& merged, const model::ModelTensor& tensor, const TensorForm& form,
                           runtime::PendingFile& file, Rounding& rounding) {
   STRATA_ASSIGN_OR_RETURN(const TensorUpdate update, merged.UpdateOf(tensor.name, form.input_major));
@@ -83,8 +89,7 @@ absl::Status StreamTensor(const MergedModel& merged, const model::ModelTensor& t
   // A vector is read as one row, and reordered as rows of one element.
   const bool matrix = tensor.shape.size() > 1;
   int64_t rows = tensor.shape.front();
-  int64_t width = 1;
-  for (size_t d = 1; d < tensor.shape.size(); ++d) width *= tensor.shape[d];
+  int64_t width = ElementsOf(tensor) / rows;
   if (form.transpose) std::swap(rows, width);
   const int64_t unit = std::max<int64_t>(1, form.rotary_head_dim);
   const bool whole = form.transpose || !matrix;

@@ -20,6 +20,8 @@ struct TensorForm {
   float offset = 0;             // added to each element
 };
 
+int64_t ElementsOf(const model::ModelTensor& tensor);
+
 // Appends the tensor's data: W0 + C in fp32 and rounded once, or the stored bytes where nothing changes. Holds a few
 // MiB (a transposed tensor: all of it). Errors of ModelFiles::ReadRows and of the file.
 absl::Status StreamTensor(const MergedModel& merged, const model::ModelTensor& tensor, const TensorForm& form,

@@ -34,8 +34,8 @@ absl::StatusOr<GgufBase> ReadGgufBase(runtime::FileSystem& files, const std::str
 absl::Status WriteGgufAdapter(runtime::FileSystem& files, const std::string& path, const Adapter& adapter,
                               const GgufBase& base, format::GgufType type);
 
-// Reads such a file, whoever wrote it. Modules keep their names in GGUF (blk.3.attn_q) and rows their order: without the
-// base model neither can be told. INVALID_ARGUMENT: no adapter of type lora, a lone factor, ranks that differ.
+// Reads such a file, whoever wrote it. Modules keep their names in GGUF (blk.3.attn_q) and rows their order: without
+// the base model neither can be told. INVALID_ARGUMENT: no adapter of type lora, a lone factor, ranks that differ.
 absl::StatusOr<Adapter> ReadGgufAdapter(runtime::FileSystem& files, const std::string& path);
 
 }  // namespace strata::adapter

@@ -56,8 +56,8 @@ absl::StatusOr<std::string> GgufPreamble(const GgufMetadata& metadata, std::span
 uint64_t GgufSizeBytes(GgufType type, uint64_t num_elements);
 // Whether EncodeGguf writes rows of this length in this encoding.
 bool CanEncodeGguf(GgufType type, int64_t row_elements);
-// F32, F16, BF16 (round to nearest even), F64, Q8_0 (per 32 elements the scale max|x| / 127 as F16 and codes rounded half
-// away from zero, as ggml's reference does). UNIMPLEMENTED: another encoding. REQUIRES: whole blocks, out.size() =
+// F32, F16, BF16 (round to nearest even), F64, Q8_0 (per 32 elements the scale max|x| / 127 as F16 and codes rounded
+// half away from zero, as ggml's reference does). UNIMPLEMENTED: another encoding. REQUIRES: whole blocks, out.size() =
 // GgufSizeBytes(type, values.size()).
 absl::Status EncodeGguf(GgufType type, std::span<const float> values, std::span<std::byte> out);
 

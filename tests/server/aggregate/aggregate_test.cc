@@ -125,7 +125,8 @@ TEST(AggregateTest, TruncationIsReportedPerModuleAndInAll) {
 
 TEST(AggregateTest, KernelsFitTheProcessor) {
   if (!__builtin_cpu_supports("avx2")) GTEST_SKIP() << "a processor without AVX2";
-  EXPECT_THAT(linalg::BlasKernels(), AllOf(::testing::Ne("Unknown"), ::testing::Ne("Prescott"), ::testing::Ne("Nehalem")));
+  EXPECT_THAT(linalg::BlasKernels(),
+              AllOf(::testing::Ne("Unknown"), ::testing::Ne("Prescott"), ::testing::Ne("Nehalem")));
 }
 
 class AggregateFaults : public ::testing::Test {
