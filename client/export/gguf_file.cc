@@ -18,7 +18,6 @@
 namespace strata::exporting {
 namespace {
 
-using format::GgufChange;
 using format::GgufMetadata;
 using format::GgufTensorSpec;
 using format::GgufType;
@@ -71,13 +70,8 @@ absl::StatusOr<Entry> EntryOf(const model::ModelTensor& tensor, const MergedMode
         Cat("tensor '", tensor.name, "' has no name in GGUF's ", family.architecture, " family"));
   }
   Entry entry{.tensor = &tensor, .spec = {}, .form = {}, .layer = LayerOf(name.gguf)};
-  const bool weight = tensor.name.ends_with(".weight");
-  const bool rotary = name.change == GgufChange::kQueryRows || name.change == GgufChange::kKeyRows;
-  entry.form.transpose = weight && name.change == GgufChange::kTransposed;
-  entry.form.offset = weight && name.change == GgufChange::kPlusOne ? 1 : 0;
-  entry.form.rotary_head_dim = rotary ? merged.model().config().head_dim : 0;
-  std::vector<int64_t> shape = tensor.shape;
-  if (entry.form.transpose) std::reverse(shape.begin(), shape.end());
+  entry.form = FormOf(merged, tensor, type, /*to_gguf=*/true);
+  std::vector<int64_t> shape = ShapeOf(tensor, entry.form);
   entry.form.type = TypeOf(shape, name.gguf, type);
   entry.spec = {.name = Cat(name.gguf, tensor.name.substr(dot)), .type = entry.form.type, .shape = std::move(shape)};
   return entry;

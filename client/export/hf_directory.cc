@@ -46,11 +46,12 @@ DType DTypeFor(const model::ModelTensor& tensor, const HfOptions& options) {
 }
 
 // In order of names, a new file where the next tensor would pass the limit.
-std::vector<Shard> PlanShards(const std::vector<model::ModelTensor>& tensors, const HfOptions& options) {
+std::vector<Shard> PlanShards(const MergedModel& merged, const HfOptions& options) {
   std::vector<Shard> shards(1);
-  for (const model::ModelTensor& tensor : tensors) {
-    format::TensorView view = {
-        .name = tensor.name, .dtype = DTypeFor(tensor, options), .shape = tensor.shape, .data = {}};
+  for (const model::ModelTensor& tensor : merged.model().tensors()) {
+    const DType dtype = DTypeFor(tensor, options);
+    const TensorForm form = FormOf(merged, tensor, TypeOf(dtype), /*to_gguf=*/false);
+    format::TensorView view = {.name = tensor.name, .dtype = dtype, .shape = ShapeOf(tensor, form), .data = {}};
     const uint64_t bytes = static_cast<uint64_t>(view.num_elements()) * format::DTypeSize(view.dtype);
     if (shards.back().bytes > 0 && shards.back().bytes + bytes > options.max_shard_bytes) shards.emplace_back();
     shards.back().tensors.push_back(std::move(view));
@@ -72,7 +73,8 @@ absl::Status WriteShard(runtime::FileSystem& files, const std::string& directory
   STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(preamble))));
   for (const format::TensorView& view : shard.tensors) {
     const auto tensor = std::find_if(known.begin(), known.end(), [&](const auto& t) { return t.name == view.name; });
-    STRATA_RETURN_IF_ERROR(StreamTensor(merged, *tensor, {.type = TypeOf(view.dtype)}, file, rounding));
+    const TensorForm form = FormOf(merged, *tensor, TypeOf(view.dtype), /*to_gguf=*/false);
+    STRATA_RETURN_IF_ERROR(StreamTensor(merged, *tensor, form, file, rounding));
   }
   return std::move(file).Commit();
 }
@@ -93,7 +95,7 @@ std::string IndexText(const std::vector<Shard>& shards) {
 absl::Status WriteFiles(runtime::FileSystem& files, const std::string& directory, const MergedModel& merged,
                         const HfOptions& options, Written& written) {
   STRATA_RETURN_IF_ERROR(WriteModelTexts(files, directory, merged.model(), options.dtype));
-  std::vector<Shard> shards = PlanShards(merged.model().tensors(), options);
+  std::vector<Shard> shards = PlanShards(merged, options);
   for (Shard& shard : shards) {
     STRATA_RETURN_IF_ERROR(WriteShard(files, directory, merged, shard, written.rounding));
     written.bytes += shard.bytes;

@@ -34,6 +34,8 @@ class MergedModel {
   static absl::StatusOr<MergedModel> Of(const model::ModelFiles& model, std::span<const adapter::Adapter> adapters);
 
   const model::ModelFiles& model() const { return *model_; }
+  // Whether the model's files are GGUF, not an HF directory.
+  bool from_gguf() const { return model_->weight_files().front() == model_->path(); }
   size_t num_modules() const { return parts_.size(); }
   // Empty for a tensor that no adapter changes. `input_major`: of the transpose, [in, out].
   absl::StatusOr<TensorUpdate> UpdateOf(std::string_view tensor, bool input_major) const;

@@ -24,9 +24,13 @@ struct Block {
 
 bool IsPlain(const TensorForm& form) { return !form.transpose && form.rotary_head_dim == 0 && form.offset == 0; }
 
+struct Sink {
+  runtime::PendingFile& file;
+  Rounding& rounding;
+};
+
 // Encodes the values, decodes them again for the account, and appends them.
-absl::Status WriteBlock(const TensorForm& form, int64_t width, Block& block, runtime::PendingFile& file,
-                        Rounding& rounding) {
+absl::Status WriteBlock(const TensorForm& form, int64_t width, Block& block, Sink sink) {
   block.values = block.base;
   for (size_t i = 0; i < block.update.size(); ++i) block.values[i] += block.update[i];
   if (form.offset != 0) {
@@ -39,16 +43,16 @@ absl::Status WriteBlock(const TensorForm& form, int64_t width, Block& block, run
     const format::GgufTensor stored = {
         .name = {}, .type = static_cast<uint32_t>(form.type), .shape = {rows, width}, .data = block.encoded};
     STRATA_RETURN_IF_ERROR(format::DecodeGgufRows(stored, 0, block.values));
-    rounding.Add(block.base, block.update, block.values);
+    sink.rounding.Add(block.base, block.update, block.values);
   }
-  if (form.rotary_head_dim == 0) return file.Append(block.encoded);
+  if (form.rotary_head_dim == 0) return sink.file.Append(block.encoded);
   const size_t row_bytes = block.encoded.size() / static_cast<size_t>(rows);
   block.ordered.resize(block.encoded.size());
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t from = format::HfRotaryRow(row, form.rotary_head_dim);
     std::memcpy(block.ordered.data() + row * row_bytes, block.encoded.data() + from * row_bytes, row_bytes);
   }
-  return file.Append(block.ordered);
+  return sink.file.Append(block.ordered);
 }
 
 absl::Status ReadTransposed(const MergedModel& merged, const model::ModelTensor& tensor, std::vector<float>& out) {
@@ -72,25 +76,12 @@ absl::Status Copy(const MergedModel& merged, const model::ModelTensor& tensor, s
   return absl::OkStatus();
 }
 
-}  // namespace
-
-int64_t ElementsOf(const model::ModelTensor& tensor) {
-  return std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
-}
-
-absl::Status StreamTensor(const MergedModel& merged, const model::ModelTensor& tensor, const TensorForm& form,
-                          runtime::PendingFile& file, Rounding& rounding) {
-  STRATA_ASSIGN_OR_RETURN(const TensorUpdate update, merged.UpdateOf(tensor.name, form.input_major));
-  const std::span<const std::byte> raw = merged.model().RawBytes(tensor.name);
-  if (update.empty() && IsPlain(form) && !raw.empty() &&
-      tensor.stored_dtype == format::GgufTypeName(static_cast<uint32_t>(form.type))) {
-    return Copy(merged, tensor, raw, file);
-  }
+absl::Status StreamBlocks(const MergedModel& merged, const model::ModelTensor& tensor, const TensorForm& form,
+                          const TensorUpdate& update, Sink sink) {
   // A vector is read as one row, and reordered as rows of one element.
   const bool matrix = tensor.shape.size() > 1;
-  int64_t rows = tensor.shape.front();
-  int64_t width = ElementsOf(tensor) / rows;
-  if (form.transpose) std::swap(rows, width);
+  const int64_t rows = ShapeOf(tensor, form).front();
+  const int64_t width = ElementsOf(tensor) / rows;
   const int64_t unit = std::max<int64_t>(1, form.rotary_head_dim);
   const bool whole = form.transpose || !matrix;
   const int64_t step = whole ? rows : std::max(unit, kBlockElements / width / unit * unit);
@@ -104,8 +95,56 @@ absl::Status StreamTensor(const MergedModel& merged, const model::ModelTensor& t
       block.update.resize(count);
       update.ComputeRows(first, block.update);
     }
-    STRATA_RETURN_IF_ERROR(WriteBlock(form, width, block, file, rounding));
+    STRATA_RETURN_IF_ERROR(WriteBlock(form, width, block, sink));
   }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+TensorForm FormOf(const MergedModel& merged, const model::ModelTensor& tensor, format::GgufType type, bool to_gguf) {
+  TensorForm form{.type = type};
+  const format::GgufFamily* family = format::FindGgufFamily(merged.model().config().architecture);
+  if (family == nullptr) return form;
+  const size_t dot = std::min(tensor.name.rfind('.'), tensor.name.size());
+  const bool weight = tensor.name.ends_with(".weight");
+  switch (format::GgufModuleOfHf(*family, std::string_view(tensor.name).substr(0, dot)).change) {
+    case format::GgufChange::kNone:
+      break;
+    case format::GgufChange::kQueryRows:
+    case format::GgufChange::kKeyRows:
+      if (to_gguf) form.rotary_head_dim = merged.model().config().head_dim;
+      break;
+    case format::GgufChange::kPlusOne:
+      if (weight) form.offset = static_cast<float>(to_gguf) - static_cast<float>(merged.from_gguf());
+      break;
+    case format::GgufChange::kTransposed:
+      form.input_major = weight && !to_gguf;
+      form.transpose = weight && merged.from_gguf() != to_gguf;
+      break;
+  }
+  return form;
+}
+
+std::vector<int64_t> ShapeOf(const model::ModelTensor& tensor, const TensorForm& form) {
+  std::vector<int64_t> shape = tensor.shape;
+  if (form.transpose) std::reverse(shape.begin(), shape.end());
+  return shape;
+}
+
+int64_t ElementsOf(const model::ModelTensor& tensor) {
+  return std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+absl::Status StreamTensor(const MergedModel& merged, const model::ModelTensor& tensor, const TensorForm& form,
+                          runtime::PendingFile& file, Rounding& rounding) {
+  STRATA_ASSIGN_OR_RETURN(const TensorUpdate update, merged.UpdateOf(tensor.name, form.input_major));
+  const std::span<const std::byte> raw = merged.model().RawBytes(tensor.name);
+  if (update.empty() && IsPlain(form) && !raw.empty() &&
+      tensor.stored_dtype == format::GgufTypeName(static_cast<uint32_t>(form.type))) {
+    return Copy(merged, tensor, raw, file);
+  }
+  STRATA_RETURN_IF_ERROR(StreamBlocks(merged, tensor, form, update, {file, rounding}));
   merged.model().ReleasePages(tensor.name);
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #define STRATA_CLIENT_EXPORT_TENSOR_STREAM_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "client/export/merged_model.h"
@@ -19,6 +20,12 @@ struct TensorForm {
   int64_t rotary_head_dim = 0;  // > 0: rows in GGUF's rotary order within heads of so many
   float offset = 0;             // added to each element
 };
+
+// How a tensor goes into a GGUF file, or into HF's: what the table of the model's family says of it, where that is not
+// how the model's own files have it. ModelFiles reads rows in HF's rotary order, all else as it is stored.
+TensorForm FormOf(const MergedModel& merged, const model::ModelTensor& tensor, format::GgufType type, bool to_gguf);
+// Its shape in the file written.
+std::vector<int64_t> ShapeOf(const model::ModelTensor& tensor, const TensorForm& form);
 
 int64_t ElementsOf(const model::ModelTensor& tensor);
 
