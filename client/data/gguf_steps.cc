@@ -34,7 +34,7 @@ constexpr std::array<std::pair<std::string_view, Family>, 14> kFamilies = {{
 }};
 
 Json ByteLevelStep(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", use_regex}};
+  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
 }
 
 Json SplitStep(const char* regex) {
