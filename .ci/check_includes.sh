@@ -17,11 +17,11 @@ rooms='
 # HEADER-PATTERN  FILES THAT MAY
 libraries='
 ^yaml-cpp/                    ^common/config/
-^nlohmann/                    ^(common/(config|adapter|format)|client/(data|model|train)|server/ctl|deploy/simulator)/|^client/cmd_
+^nlohmann/                    ^(common/(config|adapter|format)|client/(data|export|model|train)|server/ctl|deploy/simulator)/|^client/cmd_
 ^openssl/                     ^common/secure/
 ^(spdlog|prometheus)/         ^common/telemetry/
 ^(sqlite3\.h|pqxx)            ^server/store/
-^(lapacke|cblas)\.h           ^server/aggregate/
+^(lapacke|cblas)\.h           ^(common/linalg|server/aggregate)/
 ^httplib                      ^server/web/
 ^(grpc|grpcpp)/               ^(server/(service|ctl)|client/link)/|^server/(server|main)\.cc|^client/(client|cmd_run)\.cc|^deploy/simulator/
 ^proto/.*\.grpc\.pb\.h        ^(server/(service|ctl)|client/link)/|^deploy/simulator/

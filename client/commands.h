@@ -19,6 +19,8 @@ int ReportError(const absl::Status& status, bool misuse);
 
 void AddTokenizeCommands(CLI::App& app, CommandContext& context);  // tokenize, detokenize
 void AddDigestCommand(CLI::App& app, CommandContext& context);
+void AddInspectCommand(CLI::App& app, CommandContext& context);
+void AddMergeCommand(CLI::App& app, CommandContext& context);
 void AddTrainCommand(CLI::App& app, CommandContext& context);
 void AddPlanCommand(CLI::App& app, CommandContext& context);
 void AddEvalCommand(CLI::App& app, CommandContext& context);

@@ -18,6 +18,8 @@ int Main(int argc, char** argv) {
   AddEvalCommand(app, context);
   AddTokenizeCommands(app, context);
   AddDigestCommand(app, context);
+  AddMergeCommand(app, context);
+  AddInspectCommand(app, context);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& asked) {  // --help, --version

@@ -1,9 +1,9 @@
-#include <array>
 #include <cmath>
 #include <utility>
 
 #include "absl/strings/str_split.h"
 #include "client/data/bpe_tokenizer.h"
+#include "client/data/gguf_steps.h"
 #include "client/data/json_fields.h"
 #include "client/data/tokenizer.h"
 #include "client/data/unicode.h"
@@ -12,87 +12,6 @@
 
 namespace strata::data {
 namespace {
-
-// tokenizer.ggml.token_type
-enum TokenType : int { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
-
-constexpr char kLlama3[] =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr char kQwen2[] =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-enum class Family { kGpt2, kDigits, kLlama3, kQwen2 };
-
-// How the names of tokenizer.ggml.pre split text.
-absl::StatusOr<Family> FamilyOf(std::string_view pre) {
-  static constexpr std::array<std::pair<std::string_view, Family>, 14> kFamilies = {{
-      {"default", Family::kGpt2},
-      {"gpt-2", Family::kGpt2},
-      {"gpt2", Family::kGpt2},
-      {"phi-2", Family::kGpt2},
-      {"smollm", Family::kDigits},
-      {"starcoder", Family::kDigits},
-      {"refact", Family::kDigits},
-      {"codeshell", Family::kDigits},
-      {"llama-bpe", Family::kLlama3},
-      {"llama3", Family::kLlama3},
-      {"llama-v3", Family::kLlama3},
-      {"qwen2", Family::kQwen2},
-      {"qwen35", Family::kQwen2},
-      {"deepseek-r1-qwen", Family::kQwen2},
-  }};
-  std::string known;
-  for (const auto& [name, family] : kFamilies) {
-    if (name == pre) return family;
-    known += Cat(known.empty() ? "" : ", ", name);
-  }
-  return absl::InvalidArgumentError(Cat("tokenizer.ggml.pre '", pre, "' is not supported; known are ", known));
-}
-
-Json ByteLevelStep(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", use_regex}};
-}
-
-Json SplitStep(const char* regex) {
-  return {{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}};
-}
-
-Json SequenceOf(const char* key, Json steps) { return {{"type", "Sequence"}, {key, std::move(steps)}}; }
-
-Json ByteLevelSteps(Family family) {
-  Json root = {{"decoder", ByteLevelStep(true)}};
-  switch (family) {
-    case Family::kGpt2:
-      root["pre_tokenizer"] = ByteLevelStep(true);
-      break;
-    case Family::kDigits:
-      root["pre_tokenizer"] = SequenceOf(
-          "pretokenizers", Json::array({{{"type", "Digits"}, {"individual_digits", true}}, ByteLevelStep(true)}));
-      break;
-    case Family::kLlama3:
-      root["pre_tokenizer"] = SequenceOf("pretokenizers", Json::array({SplitStep(kLlama3), ByteLevelStep(false)}));
-      break;
-    case Family::kQwen2:
-      root["normalizer"] = {{"type", "NFC"}};
-      root["pre_tokenizer"] = SequenceOf("pretokenizers", Json::array({SplitStep(kQwen2), ByteLevelStep(false)}));
-      break;
-  }
-  return root;
-}
-
-Json SentencepieceSteps(bool add_space_prefix) {
-  Json normalizers = Json::array(), decoders = Json::array();
-  if (add_space_prefix) normalizers.push_back({{"type", "Prepend"}, {"prepend", "▁"}});
-  normalizers.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}});
-  decoders.push_back({{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}});
-  decoders.push_back({{"type", "ByteFallback"}});
-  decoders.push_back({{"type", "Fuse"}});
-  if (add_space_prefix) {
-    decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
-  }
-  return {{"normalizer", SequenceOf("normalizers", std::move(normalizers))},
-          {"decoder", SequenceOf("decoders", std::move(decoders))}};
-}
 
 // An absent key is `absent`; a wrong type stays an error.
 template <typename T>
@@ -210,7 +129,7 @@ absl::StatusOr<TokenizerParts> ReadParts(const format::Gguf& gguf) {
   STRATA_ASSIGN_OR_RETURN(const Vocabulary vocabulary, ReadVocabulary(gguf));
   STRATA_ASSIGN_OR_RETURN(const auto unk, TokenId(gguf, "tokenizer.ggml.unknown_token_id", vocabulary));
   STRATA_ASSIGN_OR_RETURN(const std::string pre, OrElse(gguf.GetString("tokenizer.ggml.pre"), std::string("default")));
-  STRATA_ASSIGN_OR_RETURN(const Family family, FamilyOf(scored ? "default" : pre));
+  STRATA_ASSIGN_OR_RETURN(const GgufSteps byte_level, ByteLevelGgufSteps(scored ? "default" : pre));
 
   TokenizerParts parts;
   std::vector<std::pair<std::string, int32_t>> vocab;
@@ -219,21 +138,21 @@ absl::StatusOr<TokenizerParts> ReadParts(const format::Gguf& gguf) {
   }
   BpeOptions options;
   options.byte_fallback = options.fuse_unk = scored;
-  options.ignore_merges = family == Family::kLlama3;
+  options.ignore_merges = byte_level.ignore_merges;
   if (scored && !vocab.empty()) options.unk_token = vocabulary.tokens[unk.value_or(0)];
   STRATA_ASSIGN_OR_RETURN(parts.bpe, Bpe::Create(vocab, std::move(options)));
   STRATA_RETURN_IF_ERROR(scored ? AddScores(gguf, vocabulary, *parts.bpe) : AddMerges(gguf, *parts.bpe));
   STRATA_RETURN_IF_ERROR(AddSpecialTokens(vocabulary, parts.added));
 
   STRATA_ASSIGN_OR_RETURN(const bool space, OrElse(gguf.GetBool("tokenizer.ggml.add_space_prefix"), true));
-  const Json steps = scored ? SentencepieceSteps(space) : ByteLevelSteps(family);
+  const Json steps = scored ? SentencepieceGgufSteps(space) : byte_level.steps;
   STRATA_ASSIGN_OR_RETURN(const Fields fields, Fields::Of(steps, "tokenizer.ggml"));
   STRATA_RETURN_IF_ERROR(ParseSteps(fields, parts));
 
   STRATA_ASSIGN_OR_RETURN(parts.eos, TokenId(gguf, "tokenizer.ggml.eos_token_id", vocabulary));
   STRATA_ASSIGN_OR_RETURN(parts.bos, TokenId(gguf, "tokenizer.ggml.bos_token_id", vocabulary));
   STRATA_ASSIGN_OR_RETURN(const bool add_bos,
-                          OrElse(gguf.GetBool("tokenizer.ggml.add_bos_token"), scored || family == Family::kLlama3));
+                          OrElse(gguf.GetBool("tokenizer.ggml.add_bos_token"), scored || byte_level.add_bos));
   STRATA_ASSIGN_OR_RETURN(const bool add_eos, OrElse(gguf.GetBool("tokenizer.ggml.add_eos_token"), false));
   if (add_bos && parts.bos.has_value()) parts.special.before.push_back(*parts.bos);
   if (add_eos && parts.eos.has_value()) parts.special.after.push_back(*parts.eos);

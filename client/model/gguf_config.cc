@@ -107,29 +107,6 @@ absl::Status ReadScaling(Reader& reader, std::string_view place, ModelConfig& co
   return absl::OkStatus();
 }
 
-// By what the llama3 scaling with these parameters divides each rotary frequency.
-std::vector<float> Llama3Divisors(const ModelConfig& config) {
-  std::vector<float> divisors;
-  const auto original = static_cast<double>(config.rope_original_max_positions);
-  const double low_wavelength = original / config.rope_low_freq_factor;
-  const double high_wavelength = original / config.rope_high_freq_factor;
-  for (int64_t i = 0; i < config.head_dim; i += 2) {
-    const double frequency =
-        std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(config.head_dim));
-    const double wavelength = 2 * std::numbers::pi / frequency;
-    double divisor = 1;
-    if (wavelength > low_wavelength) {
-      divisor = config.rope_factor;
-    } else if (wavelength >= high_wavelength) {
-      const double smooth = (original / wavelength - config.rope_low_freq_factor) /
-                            (config.rope_high_freq_factor - config.rope_low_freq_factor);
-      divisor = 1 / ((1 - smooth) / config.rope_factor + smooth);
-    }
-    divisors.push_back(static_cast<float>(divisor));
-  }
-  return divisors;
-}
-
 bool Near(const std::vector<float>& a, const std::vector<float>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
                     [](float x, float y) { return std::abs(x - y) <= 1e-4F * std::abs(y); });
@@ -170,6 +147,28 @@ absl::Status ReadDivisors(const Gguf& gguf, std::string_view place, ModelConfig&
 }
 
 }  // namespace
+
+std::vector<float> Llama3Divisors(const ModelConfig& config) {
+  std::vector<float> divisors;
+  const auto original = static_cast<double>(config.rope_original_max_positions);
+  const double low_wavelength = original / config.rope_low_freq_factor;
+  const double high_wavelength = original / config.rope_high_freq_factor;
+  for (int64_t i = 0; i < config.head_dim; i += 2) {
+    const double frequency =
+        std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(config.head_dim));
+    const double wavelength = 2 * std::numbers::pi / frequency;
+    double divisor = 1;
+    if (wavelength > low_wavelength) {
+      divisor = config.rope_factor;
+    } else if (wavelength >= high_wavelength) {
+      const double smooth = (original / wavelength - config.rope_low_freq_factor) /
+                            (config.rope_high_freq_factor - config.rope_low_freq_factor);
+      divisor = 1 / ((1 - smooth) / config.rope_factor + smooth);
+    }
+    divisors.push_back(static_cast<float>(divisor));
+  }
+  return divisors;
+}
 
 absl::StatusOr<ModelConfig> ConfigFromGguf(const Gguf& gguf, std::string_view place) {
   const auto architecture = gguf.GetString("general.architecture");

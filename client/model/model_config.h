@@ -3,6 +3,7 @@
 #define STRATA_CLIENT_MODEL_MODEL_CONFIG_H_
 
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,6 +20,9 @@ absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_vie
 
 // From the metadata of a GGUF file and what tensors it has. Errors as above.
 absl::StatusOr<ModelConfig> ConfigFromGguf(const format::Gguf& gguf, std::string_view place);
+
+// By what the llama3 scaling divides each rotary frequency, [head_dim / 2]: all that GGUF keeps of it.
+std::vector<float> Llama3Divisors(const ModelConfig& config);
 
 // UNIMPLEMENTED unless `architecture` is one that we know.
 absl::Status CheckArchitecture(std::string_view architecture, std::string_view place);

@@ -123,7 +123,7 @@ absl::StatusOr<std::string> CheckpointStore::Write(const std::string& label, con
   ForEachField(position,
                [&](std::string_view field, const auto& value) { metadata[Cat(kPosition, field)] = Print(value); });
   for (const auto& [name, value] : inputs_) metadata[Cat(kInput, name)] = value;
-  const std::string header = format::SafetensorsHeader(tensors, metadata);
+  const std::string header = format::SafetensorsPreamble(tensors, metadata);
   std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(header))};
   for (const format::TensorView& tensor : tensors) pieces.push_back(tensor.data);
 

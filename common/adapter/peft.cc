@@ -93,21 +93,7 @@ absl::Status Convert(const format::TensorView& view, format::DType dtype, std::s
   }
   std::vector<float> values(count);
   STRATA_RETURN_IF_ERROR(format::ToFloat(view, values));
-  auto* halves = reinterpret_cast<uint16_t*>(storage.data());
-  switch (dtype) {
-    case format::DType::kBF16:
-      std::transform(values.begin(), values.end(), halves, format::FloatToBF16);
-      return absl::OkStatus();
-    case format::DType::kF16:
-      std::transform(values.begin(), values.end(), halves, format::FloatToHalf);
-      return absl::OkStatus();
-    case format::DType::kF32:
-      std::copy(values.begin(), values.end(), reinterpret_cast<float*>(storage.data()));
-      return absl::OkStatus();
-    default:
-      return absl::InvalidArgumentError(
-          Cat("adapters are written as F32, BF16, F16 or F64, not as ", format::DTypeName(dtype)));
-  }
+  return format::FromFloat(values, dtype, std::as_writable_bytes(std::span(storage)));
 }
 
 absl::StatusOr<std::string> TensorBytes(const Adapter& adapter, const PeftWriteOptions& options) {

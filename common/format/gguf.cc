@@ -19,14 +19,13 @@ namespace {
 
 using internal::FindGgufEncoding;
 using internal::GgufEncoding;
+using enum internal::GgufValueType;
 using internal::Quoted;
 
 constexpr uint32_t kMagic = 0x46554747;  // "GGUF"
 constexpr uint64_t kDefaultAlignment = 32;
 constexpr uint32_t kMaxDimensions = 4;
 constexpr int kMaxArrayDepth = 4;
-
-enum ValueType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
 
 // Least bytes that a value of this type takes in the file; 0: no such type.
 size_t LeastBytes(uint32_t type) {
@@ -72,6 +71,7 @@ class Cursor {
   }
 
   uint64_t position() const { return position_; }
+  std::span<const std::byte> Since(uint64_t start) const { return bytes_.subspan(start, position_ - start); }
   uint64_t left() const { return bytes_.size() - position_; }
 
  private:
@@ -139,7 +139,7 @@ absl::Status ReadArrays(Cursor& cursor, uint64_t count, int depth, GgufArray& ar
 }
 
 absl::Status ReadElements(Cursor& cursor, uint32_t type, uint64_t count, int depth, GgufArray& array) {
-  switch (type) {
+  switch (static_cast<internal::GgufValueType>(type)) {
     case kU8:
       return ReadNumbers<uint8_t, uint64_t>(cursor, count, array);
     case kI8:
@@ -183,7 +183,7 @@ absl::StatusOr<GgufValue> ReadArray(Cursor& cursor, int depth) {
 }
 
 absl::StatusOr<GgufValue> ReadValue(Cursor& cursor, uint32_t type) {
-  switch (type) {
+  switch (static_cast<internal::GgufValueType>(type)) {
     case kU8:
       return ReadNumber<uint8_t, uint64_t>(cursor);
     case kI8:
@@ -238,16 +238,23 @@ absl::StatusOr<Counts> ReadPreamble(Cursor& cursor) {
   return counts;
 }
 
-absl::Status ReadMetadata(Cursor& cursor, uint64_t count, std::map<std::string, GgufValue>& metadata) {
+struct Metadata {
+  std::map<std::string, GgufValue> values;
+  std::map<std::string, std::span<const std::byte>, std::less<>> encoded;
+};
+
+absl::Status ReadMetadata(Cursor& cursor, uint64_t count, Metadata& metadata) {
   for (uint64_t i = 0; i < count; ++i) {
     const uint64_t at = cursor.position();
     STRATA_ASSIGN_OR_RETURN(std::string key, cursor.ReadString(Cat("key ", i, " at byte ", at)));
+    const uint64_t start = cursor.position();
     STRATA_ASSIGN_OR_RETURN(const uint32_t type, cursor.Read<uint32_t>("a value's type"));
     auto value = ReadValue(cursor, type);
     if (!value.ok()) {
       return Annotate(value.status(), Cat("key ", Quoted(key), " at byte ", at));
     }
-    if (!metadata.emplace(std::move(key), *std::move(value)).second) {
+    metadata.encoded.emplace(key, cursor.Since(start));
+    if (!metadata.values.emplace(std::move(key), *std::move(value)).second) {
       return absl::InvalidArgumentError(Cat("key ", i, " at byte ", at, " is there twice"));
     }
   }
@@ -350,13 +357,12 @@ absl::Status PlaceTensors(std::vector<TensorEntry>& entries, std::span<const std
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<GgufTensor>> ReadAll(std::span<const std::byte> bytes,
-                                                std::map<std::string, GgufValue>& metadata) {
+absl::StatusOr<std::vector<GgufTensor>> ReadAll(std::span<const std::byte> bytes, Metadata& metadata) {
   Cursor cursor(bytes);
   STRATA_ASSIGN_OR_RETURN(const Counts counts, ReadPreamble(cursor));
   STRATA_RETURN_IF_ERROR(ReadMetadata(cursor, counts.keys, metadata));
   STRATA_ASSIGN_OR_RETURN(std::vector<TensorEntry> entries, ReadTensorTable(cursor, counts.tensors));
-  STRATA_ASSIGN_OR_RETURN(const uint64_t alignment, Alignment(metadata));
+  STRATA_ASSIGN_OR_RETURN(const uint64_t alignment, Alignment(metadata.values));
   const uint64_t start = (cursor.position() + alignment - 1) / alignment * alignment;
   const std::span<const std::byte> data = bytes.subspan(std::min<uint64_t>(start, bytes.size()));
   STRATA_RETURN_IF_ERROR(PlaceTensors(entries, data, alignment));
@@ -376,8 +382,11 @@ int64_t GgufTensor::num_elements() const {
 
 absl::StatusOr<Gguf> Gguf::Parse(std::span<const std::byte> bytes, std::string_view place) {
   Gguf result;
-  auto tensors = ReadAll(bytes, result.metadata_);
+  Metadata metadata;
+  auto tensors = ReadAll(bytes, metadata);
   if (!tensors.ok()) return Annotate(tensors.status(), place);
+  result.metadata_ = std::move(metadata.values);
+  result.encoded_ = std::move(metadata.encoded);
   result.tensors_ = *std::move(tensors);
   return result;
 }
@@ -387,6 +396,11 @@ absl::StatusOr<Gguf> Gguf::Open(runtime::FileSystem& files, const std::string& p
   STRATA_ASSIGN_OR_RETURN(Gguf result, Parse(mapping->bytes(), path));
   result.mapping_ = std::move(mapping);
   return result;
+}
+
+std::span<const std::byte> Gguf::EncodedValue(std::string_view key) const {
+  const auto it = encoded_.find(key);
+  return it == encoded_.end() ? std::span<const std::byte>() : it->second;
 }
 
 const GgufTensor* Gguf::Find(std::string_view name) const {

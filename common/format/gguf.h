@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -56,6 +57,8 @@ class Gguf {
   static absl::StatusOr<Gguf> Open(runtime::FileSystem& files, const std::string& path);
 
   const std::map<std::string, GgufValue>& metadata() const { return metadata_; }
+  // The value as the file has it, its type first: what a writer copies. Empty: no such key.
+  std::span<const std::byte> EncodedValue(std::string_view key) const;
   const std::vector<GgufTensor>& tensors() const { return tensors_; }  // in file order
   const GgufTensor* Find(std::string_view name) const;
   const std::shared_ptr<const runtime::Mapping>& mapping() const { return mapping_; }
@@ -70,6 +73,7 @@ class Gguf {
 
  private:
   std::map<std::string, GgufValue> metadata_;
+  std::map<std::string, std::span<const std::byte>, std::less<>> encoded_;
   std::vector<GgufTensor> tensors_;
   std::shared_ptr<const runtime::Mapping> mapping_;
 };

@@ -1,4 +1,5 @@
-// The tensor encodings of GGML by number: names for messages, block sizes for bounds. Private to common/format.
+// The tensor encodings of GGML by number: names for messages, block sizes for bounds; the types of metadata. Private to
+// common/format.
 #ifndef STRATA_COMMON_FORMAT_GGUF_TYPES_H_
 #define STRATA_COMMON_FORMAT_GGUF_TYPES_H_
 
@@ -25,6 +26,23 @@ inline constexpr std::array<GgufEncoding, 32> kGgufEncodings = {{
     {27, "I64", 1, 8},        {28, "F64", 1, 8},        {29, "IQ1_M", 256, 56},  {30, "BF16", 1, 2},
     {34, "TQ1_0", 256, 54},   {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},   {9, "Q8_1", 32, 36},
 }};
+
+// Types of metadata values, by the numbers in the file.
+enum class GgufValueType : uint32_t {
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64
+};
 
 // Null: a number that we do not know.
 inline const GgufEncoding* FindGgufEncoding(uint32_t type) {

@@ -230,7 +230,7 @@ const TensorView* Safetensors::Find(std::string_view name) const {
   return it != tensors_.end() && it->name == name ? &*it : nullptr;
 }
 
-std::string SafetensorsHeader(std::vector<TensorView>& tensors, const std::map<std::string, std::string>& metadata) {
+std::string SafetensorsPreamble(std::vector<TensorView>& tensors, const std::map<std::string, std::string>& metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorView& a, const TensorView& b) {
     const int rank_a = WriteRank(a.dtype);
     const int rank_b = WriteRank(b.dtype);
@@ -240,21 +240,22 @@ std::string SafetensorsHeader(std::vector<TensorView>& tensors, const std::map<s
   if (!metadata.empty()) AppendMetadata(header, metadata);
   uint64_t position = 0;
   for (const TensorView& tensor : tensors) {
+    const uint64_t end = position + static_cast<uint64_t>(tensor.num_elements()) * DTypeSize(tensor.dtype);
     if (header.size() > 1) header += ',';
     AppendJsonString(header, tensor.name);
     header += Cat(":{\"dtype\":\"", DTypeName(tensor.dtype), "\",\"shape\":[", absl::StrJoin(tensor.shape, ","),
-                  "],\"data_offsets\":[", position, ",", position + tensor.data.size(), "]}");
-    position += tensor.data.size();
+                  "],\"data_offsets\":[", position, ",", end, "]}");
+    position = end;
   }
   header += '}';
   header.resize((header.size() + 7) / 8 * 8, ' ');
-
   const uint64_t length = header.size();
-  return std::string(reinterpret_cast<const char*>(&length), kLengthBytes) + header;
+  header.insert(0, reinterpret_cast<const char*>(&length), kLengthBytes);
+  return header;
 }
 
 std::string SerializeSafetensors(std::vector<TensorView> tensors, const std::map<std::string, std::string>& metadata) {
-  std::string out = SafetensorsHeader(tensors, metadata);
+  std::string out = SafetensorsPreamble(tensors, metadata);
   size_t size = out.size();
   for (const TensorView& tensor : tensors) size += tensor.data.size();
   out.reserve(size);

@@ -39,10 +39,12 @@ class Safetensors {
 
 // The bytes of a file with these tensors: sorted by (dtype, name) as HF's writer does (I64, F64, F32, I32, BF16,
 // F16, I16, I8, U8, BOOL), header padded with spaces to 8 bytes. Same tensors and metadata, same bytes.
+// REQUIRES: each tensor's data is as long as its shape and dtype say.
 std::string SerializeSafetensors(std::vector<TensorView> tensors, const std::map<std::string, std::string>& metadata);
-// What stands before the data in that file, for writing a large one piece by piece: `tensors` are put into the order in
-// which their data follows.
-std::string SafetensorsHeader(std::vector<TensorView>& tensors, const std::map<std::string, std::string>& metadata);
+
+// The same for data that are written one by one: what stands before them. Sorts `tensors` into the order in which their
+// data follow; does not look at `data`.
+std::string SafetensorsPreamble(std::vector<TensorView>& tensors, const std::map<std::string, std::string>& metadata);
 
 }  // namespace strata::format
 

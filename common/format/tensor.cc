@@ -52,6 +52,14 @@ void Widen(const std::byte* data, std::span<Out> out, Convert convert) {
   }
 }
 
+template <typename Stored, typename Convert>
+void Narrow(std::span<const float> values, std::byte* out, Convert convert) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Stored stored = convert(values[i]);
+    std::memcpy(out + i * sizeof(Stored), &stored, sizeof(Stored));
+  }
+}
+
 template <typename Out>
 absl::Status WidenTensor(const TensorView& tensor, std::span<Out> out) {
   const int64_t elements = tensor.num_elements();
@@ -108,6 +116,29 @@ int64_t TensorView::num_elements() const {
 absl::Status ToFloat(const TensorView& tensor, std::span<float> out) { return WidenTensor(tensor, out); }
 
 absl::Status ToDouble(const TensorView& tensor, std::span<double> out) { return WidenTensor(tensor, out); }
+
+absl::Status FromFloat(std::span<const float> values, DType dtype, std::span<std::byte> out) {
+  if (out.size() != values.size() * DTypeSize(dtype)) {
+    return absl::InvalidArgumentError(
+        Cat(values.size(), " elements as ", DTypeName(dtype), " do not fill ", out.size(), " bytes"));
+  }
+  switch (dtype) {
+    case DType::kF64:
+      Narrow<double>(values, out.data(), [](float v) { return static_cast<double>(v); });
+      return absl::OkStatus();
+    case DType::kF32:
+      Narrow<float>(values, out.data(), [](float v) { return v; });
+      return absl::OkStatus();
+    case DType::kF16:
+      Narrow<uint16_t>(values, out.data(), FloatToHalf);
+      return absl::OkStatus();
+    case DType::kBF16:
+      Narrow<uint16_t>(values, out.data(), FloatToBF16);
+      return absl::OkStatus();
+    default:
+      return absl::InvalidArgumentError(Cat("floats are written as F64, F32, F16 or BF16, not as ", DTypeName(dtype)));
+  }
+}
 
 uint16_t FloatToBF16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);

@@ -36,6 +36,10 @@ struct TensorView {
 absl::Status ToFloat(const TensorView& tensor, std::span<float> out);
 absl::Status ToDouble(const TensorView& tensor, std::span<double> out);
 
+// Rounds to F32, F16, BF16 (to nearest even) or widens to F64. INVALID_ARGUMENT: another dtype, or out.size() !=
+// values.size() * DTypeSize(dtype). `out` may have any alignment.
+absl::Status FromFloat(std::span<const float> values, DType dtype, std::span<std::byte> out);
+
 uint16_t FloatToBF16(float value);  // round to nearest even; NaN stays NaN
 float BF16ToFloat(uint16_t bits);
 uint16_t FloatToHalf(float value);

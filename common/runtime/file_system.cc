@@ -1,21 +1,15 @@
 #include "common/runtime/file_system.h"
 
 #include <algorithm>
+#include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "common/runtime/pending_file.h"
 #include "common/status/status_macros.h"
 
 namespace strata::runtime {
 namespace {
 
 constexpr size_t kReadStep = size_t{1} << 20;
-
-absl::Status WriteWhole(FileSystem& files, const std::string& path, std::string_view content) {
-  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, files.Open(path, OpenMode::kCreate));
-  STRATA_RETURN_IF_ERROR(file->Truncate(0));
-  STRATA_RETURN_IF_ERROR(file->WriteAt(0, std::as_bytes(std::span(content))));
-  return file->Sync();
-}
 
 }  // namespace
 
@@ -37,14 +31,9 @@ absl::StatusOr<std::string> FileSystem::ReadFile(const std::string& path) {
 }
 
 absl::Status FileSystem::WriteFile(const std::string& path, std::string_view content) {
-  const std::string temporary = absl::StrCat(path, ".tmp");
-  absl::Status status = WriteWhole(*this, temporary, content);
-  if (status.ok()) status = Rename(temporary, path);
-  if (!status.ok()) {
-    Remove(temporary).IgnoreError();
-    return status;
-  }
-  return SyncDirectory(DirName(path));
+  STRATA_ASSIGN_OR_RETURN(PendingFile file, PendingFile::Create(*this, path));
+  STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(content))));
+  return std::move(file).Commit();
 }
 
 std::string JoinPath(std::string_view a, std::string_view b) {

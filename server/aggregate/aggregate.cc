@@ -103,7 +103,7 @@ std::vector<absl::StatusOr<ModuleSum>> SumModules(const std::vector<ModuleReques
   std::vector<absl::StatusOr<ModuleSum>> sums(requests.size(), absl::UnknownError("not run"));
   const std::vector<int64_t> order = WorkOrder(requests);
   const auto run = [&](int64_t i) {
-    const SingleThreadedBlas single_threaded;
+    const linalg::SingleThreadedBlas single_threaded;
     const auto index = static_cast<size_t>(order[static_cast<size_t>(i)]);
     sums[index] = SumModule(requests[index], options);
   };
@@ -205,7 +205,7 @@ absl::StatusOr<Factored64> FactorModule(const std::vector<Member>& members, cons
   const auto found = std::find_if(requests.begin(), requests.end(),
                                   [&module](const ModuleRequest& request) { return request.module == module; });
   if (found == requests.end()) return absl::NotFoundError(Cat("no member has module '", module, "'"));
-  const SingleThreadedBlas single_threaded;
+  const linalg::SingleThreadedBlas single_threaded;
   STRATA_ASSIGN_OR_RETURN(Stack stack, BuildStack(found->parts, options.scale));
   STRATA_ASSIGN_OR_RETURN(const Triplets triplets, FactorStack(std::move(stack), options.compression));
   Factored64 factored{.rank = triplets.rank, .b = {}, .a = {}, .singular_values = triplets.s};

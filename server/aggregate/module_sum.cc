@@ -109,7 +109,7 @@ double Distance(const std::vector<Element>& b, const std::vector<Element>& a, St
   }
   std::copy(stack.x.data(), stack.x.data() + out * stack.x.cols(), x.col(rank));
   std::transform(stack.y.data(), stack.y.data() + in * stack.y.cols(), y.col(rank), std::negate<>());
-  return ProductNorm(std::move(x), std::move(y));
+  return linalg::ProductNorm(std::move(x), std::move(y));
 }
 
 Matrix Copy(const Matrix& m) {
@@ -120,7 +120,7 @@ Matrix Copy(const Matrix& m) {
 
 // ||G|| in the units of the stack; 0 when it is no more than rounding.
 double NormOf(const Stack& stack) {
-  const double norm = ProductNorm(Copy(stack.x), Copy(stack.y));
+  const double norm = linalg::ProductNorm(Copy(stack.x), Copy(stack.y));
   const auto longest_side = static_cast<double>(std::max(stack.x.rows(), stack.y.rows()));
   return norm > longest_side * 0x1p-52 * stack.gauge ? norm : 0;
 }

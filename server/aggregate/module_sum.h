@@ -8,10 +8,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/linalg/linear_algebra.h"
 #include "server/aggregate/aggregate.h"
-#include "server/aggregate/linear_algebra.h"
 
 namespace strata::aggregate {
+
+using linalg::Matrix;
 
 // One member's factors of the module, with the weight that they enter the sum with (renormalised where asked for,
 // without eta).

@@ -2,11 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <span>
 #include <utility>
 #include <vector>
 
-#include "common/format/tensor.h"
+#include "common/linalg/factors.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 #include "server/aggregate/module_sum.h"
@@ -23,30 +22,16 @@ struct Column {
   bool is_zero() const { return coefficient == 0 || norm_x == 0 || norm_y == 0; }
 };
 
-// B is [out, r] row-major: its columns become columns of X. A is [r, in] row-major: its rows become columns of Y as
-// they lie.
-absl::Status Gather(const adapter::Factors& factors, double* x, double* y) {
-  const auto rank = static_cast<size_t>(factors.rank);
-  const auto out = static_cast<size_t>(factors.out);
-  STRATA_RETURN_IF_ERROR(format::ToDouble(factors.a, {y, rank * static_cast<size_t>(factors.in)}));
-  std::vector<double> rows(rank * out);
-  STRATA_RETURN_IF_ERROR(format::ToDouble(factors.b, rows));
-  for (size_t j = 0; j < rank; ++j) {
-    for (size_t i = 0; i < out; ++i) x[j * out + i] = rows[i * rank + j];
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::vector<Column>> GatherAll(const std::vector<Part>& parts, double scale, Matrix& x, Matrix& y) {
   std::vector<Column> columns;
   for (const Part& part : parts) {
     const adapter::Factors& factors = *part.factors;
     const auto first = static_cast<int64_t>(columns.size());
-    STRATA_RETURN_IF_ERROR(Gather(factors, x.col(first), y.col(first)));
+    STRATA_RETURN_IF_ERROR(linalg::WidenFactors(factors, x.col(first), y.col(first)));
     for (int64_t j = first; j < first + factors.rank; ++j) {
       const Column column{.coefficient = factors.scaling * part.weight * scale,
-                          .norm_x = Norm(x.col(j), x.rows()),
-                          .norm_y = Norm(y.col(j), y.rows())};
+                          .norm_x = linalg::Norm(x.col(j), x.rows()),
+                          .norm_y = linalg::Norm(y.col(j), y.rows())};
       if (!std::isfinite(column.norm_x) || !std::isfinite(column.norm_y) || !std::isfinite(column.coefficient)) {
         return absl::InvalidArgumentError(Cat("site '", part.site, "', module '", factors.module,
                                               "': the factors or their scaling hold values that are not finite"));
@@ -120,7 +105,7 @@ absl::StatusOr<Stack> BuildStack(const std::vector<Part>& parts, double scale) {
 absl::StatusOr<Triplets> FactorStack(Stack stack, const Compression& compression) {
   const auto longest_side = static_cast<double>(std::max(stack.x.rows(), stack.y.rows()));
   Triplets triplets{.u = {}, .v = {}, .s = {}, .rank = 0, .exponent = stack.exponent};
-  STRATA_ASSIGN_OR_RETURN(const ProductSvd svd, ProductSvd::Of(std::move(stack.x), std::move(stack.y)));
+  STRATA_ASSIGN_OR_RETURN(const linalg::ProductSvd svd, linalg::ProductSvd::Of(std::move(stack.x), std::move(stack.y)));
   triplets.s = svd.singular_values();
   if (triplets.s.empty()) return triplets;
   const double floor = longest_side * 0x1p-52 * std::max(triplets.s[0], stack.gauge);

@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_join.h"
 #include "common/format/tensor.h"
+#include "common/linalg/factors.h"
 #include "common/status/cat.h"
 #include "server/aggregate/aggregate.h"
-#include "server/aggregate/linear_algebra.h"
 
 namespace strata::aggregate {
 namespace {
@@ -35,7 +35,7 @@ class Checker {
 
   absl::Status Finish() {
     if (rules_.max_norm > 0 && can_measure_) {
-      const double norm = Norm(norms_.data(), static_cast<int64_t>(norms_.size()));
+      const double norm = linalg::Norm(norms_.data(), static_cast<int64_t>(norms_.size()));
       if (!(norm <= rules_.max_norm))
         Fault("the update's norm is ", norm, ", at most ", rules_.max_norm, " is allowed");
     }
@@ -90,18 +90,11 @@ class Checker {
   }
 
   static double NormOf(const adapter::Factors& factors) {
-    const SingleThreadedBlas single_threaded;
-    Matrix y(factors.in, factors.rank);
-    Matrix x(factors.out, factors.rank);
-    std::vector<double> rows(static_cast<size_t>(factors.out * factors.rank));
-    if (!format::ToDouble(factors.a, {y.data(), static_cast<size_t>(factors.in * factors.rank)}).ok() ||
-        !format::ToDouble(factors.b, rows).ok()) {
-      return 0;
-    }
-    for (int64_t j = 0; j < factors.rank; ++j) {
-      for (int64_t i = 0; i < factors.out; ++i) x.col(j)[i] = rows[static_cast<size_t>(i * factors.rank + j)];
-    }
-    return std::abs(factors.scaling) * ProductNorm(std::move(x), std::move(y));
+    const linalg::SingleThreadedBlas single_threaded;
+    linalg::Matrix x(factors.out, factors.rank);
+    linalg::Matrix y(factors.in, factors.rank);
+    if (!linalg::WidenFactors(factors, x.data(), y.data()).ok()) return 0;
+    return std::abs(factors.scaling) * linalg::ProductNorm(std::move(x), std::move(y));
   }
 
   const UpdateRules& rules_;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "common/adapter/gguf_adapter.h"
 #include "common/runtime/runtime.h"
 #include "common/secure/digest.h"
 #include "common/status/status_macros.h"
@@ -23,15 +24,18 @@ namespace strata::ctl {
 namespace {
 
 struct ExportFlags {
-  std::string source;  // JOB[@VERSION]
+  std::string source;  // JOB[@VERSION], or a PEFT directory
   std::string directory;
-  std::string update;  // ROUND/SITE
+  std::vector<std::string> formats;  // peft | gguf: what is written; text | json: how the result prints
+  bool gguf = false;
+  std::string model, dtype = "f32";  // of a GGUF file
+  std::string update;                // ROUND/SITE
   std::string base_model;
 };
 
-// What was written, for the last line.
+// What was written where, for the last line.
 struct Exported {
-  std::string what;
+  std::string what, out;
   size_t modules = 0;
   int64_t max_rank = 0;
 };
@@ -82,6 +86,30 @@ absl::StatusOr<v1::VersionInfo> FindVersion(const v1::ListVersionsResponse& vers
   return *found;
 }
 
+// What `what` names, as flags ask for.
+absl::StatusOr<Exported> Write(runtime::FileSystem& files, const ExportFlags& flags, std::string what,
+                               const adapter::Adapter& adapter, adapter::PeftWriteOptions options) {
+  Exported result{.what = std::move(what), .out = flags.directory, .modules = adapter.modules().size()};
+  for (const adapter::Factors& module : adapter.modules()) result.max_rank = std::max(result.max_rank, module.rank);
+  if (!flags.gguf) {
+    if (!flags.base_model.empty()) options.base_model = flags.base_model;
+    STRATA_RETURN_IF_ERROR(adapter::WritePeft(files, flags.directory, adapter, options));
+    return result;
+  }
+  STRATA_ASSIGN_OR_RETURN(const adapter::GgufBase base, adapter::ReadGgufBase(files, flags.model));
+  if (!result.out.ends_with(".gguf")) result.out = runtime::JoinPath(result.out, "adapter_model.gguf");
+  STRATA_RETURN_IF_ERROR(files.MakeDirectories(runtime::DirName(result.out)));
+  const auto type = flags.dtype == "f16" ? format::GgufType::kF16 : format::GgufType::kF32;
+  STRATA_RETURN_IF_ERROR(adapter::WriteGgufAdapter(files, result.out, adapter, base, type));
+  return result;
+}
+
+absl::StatusOr<Exported> ExportDirectory(runtime::FileSystem& files, const ExportFlags& flags) {
+  STRATA_ASSIGN_OR_RETURN(const auto read, adapter::ReadPeft(files, flags.source));
+  return Write(files, flags, absl::StrCat("adapter ", flags.source), read.first,
+               {.base_model = read.second.base_model, .fan_in_fan_out = read.second.fan_in_fan_out});
+}
+
 absl::StatusOr<Exported> ExportVersion(AdminClient& client, runtime::FileSystem& files, const ExportFlags& flags,
                                        const std::pair<std::string, std::string>& source) {
   STRATA_ASSIGN_OR_RETURN(const v1::ListVersionsResponse versions, client.ListVersions(source.first));
@@ -99,13 +127,7 @@ absl::StatusOr<Exported> ExportVersion(AdminClient& client, runtime::FileSystem&
     blobs.push_back(*std::move(blob));
   }
   STRATA_ASSIGN_OR_RETURN(const adapter::Adapter adapter, Concatenate(blobs));
-  adapter::PeftWriteOptions options;
-  options.base_model = flags.base_model;
-  STRATA_RETURN_IF_ERROR(adapter::WritePeft(files, flags.directory, adapter, options));
-  Exported result{.what = absl::StrCat("version ", version.version(), " of job ", source.first),
-                  .modules = adapter.modules().size()};
-  for (const adapter::Factors& module : adapter.modules()) result.max_rank = std::max(result.max_rank, module.rank);
-  return result;
+  return Write(files, flags, absl::StrCat("version ", version.version(), " of job ", source.first), adapter, {});
 }
 
 // The newest attempt of the round in which the site's update was accepted.
@@ -137,29 +159,46 @@ absl::StatusOr<Exported> ExportUpdate(AdminClient& client, runtime::FileSystem& 
   STRATA_RETURN_IF_ERROR(WriteUpdate(files, flags.directory, blob, origin));
   STRATA_ASSIGN_OR_RETURN(const adapter::Manifest manifest, adapter::ParseManifest(blob.manifest));
   Exported result{.what = absl::StrCat("the update of site ", origin.site, " in round ", origin.round, " of job ", job),
+                  .out = flags.directory,
                   .modules = manifest.blocks.size()};
   for (const adapter::PairBlock& block : manifest.blocks) result.max_rank = std::max(result.max_rank, block.rank);
   return result;
 }
 
-absl::Status Export(const ExportFlags& flags, const CtlContext& context) {
-  runtime::SystemRuntime system(1);
-  runtime::FileSystem& files = system.get().files;
-  const std::pair<std::string, std::string> source = absl::StrSplit(flags.source, absl::MaxSplits('@', 1));
-  if (!flags.update.empty() && !source.second.empty()) {
+absl::Status CheckFlags(const ExportFlags& flags) {
+  if (!flags.update.empty() && flags.source.find('@') != std::string::npos) {
     return absl::InvalidArgumentError("--update goes with a JOB alone, without @VERSION");
   }
+  if (!flags.update.empty() && flags.gguf) {
+    return absl::InvalidArgumentError("--update writes what the site sent; export it and convert that directory");
+  }
+  if (flags.gguf && flags.model.empty()) {
+    return absl::InvalidArgumentError(
+        "--format gguf needs --model: names and the order of rows depend on the base model (an HF directory or a GGUF "
+        "file)");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Exported> ExportSource(runtime::FileSystem& files, const ExportFlags& flags, const CtlContext& context) {
+  if (files.Exists(runtime::JoinPath(flags.source, "adapter_config.json"))) return ExportDirectory(files, flags);
+  const std::pair<std::string, std::string> source = absl::StrSplit(flags.source, absl::MaxSplits('@', 1));
   STRATA_ASSIGN_OR_RETURN(AdminClient client, AdminClient::Connect(context.socket));
-  STRATA_ASSIGN_OR_RETURN(const Exported result, flags.update.empty()
-                                                     ? ExportVersion(client, files, flags, source)
-                                                     : ExportUpdate(client, files, flags, source.first));
+  if (!flags.update.empty()) return ExportUpdate(client, files, flags, source.first);
+  return ExportVersion(client, files, flags, source);
+}
+
+absl::Status Export(const ExportFlags& flags, const CtlContext& context) {
+  runtime::SystemRuntime system(1);
+  STRATA_RETURN_IF_ERROR(CheckFlags(flags));
+  STRATA_ASSIGN_OR_RETURN(const Exported result, ExportSource(system.get().files, flags, context));
   if (context.json()) {
     const nlohmann::ordered_json json = {
-        {"out", flags.directory}, {"modules", result.modules}, {"max_rank", result.max_rank}};
+        {"out", result.out}, {"modules", result.modules}, {"max_rank", result.max_rank}};
     std::cout << json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
   } else {
     std::cout << absl::StrCat(result.what, ": ", result.modules, " modules, rank up to ", result.max_rank,
-                              ", written to ", flags.directory, "\n");
+                              ", written to ", result.out, "\n");
   }
   return absl::OkStatus();
 }
@@ -178,14 +217,36 @@ void AddAdapterCommand(CLI::App& app, CtlContext& context) {
   });
 
   const auto flags = std::make_shared<ExportFlags>();
-  CLI::App* write = adapter->add_subcommand("export", "Write a version, or a site's update, as a PEFT directory");
-  write->fallthrough()->add_option("JOB", flags->source, "JOB (its last version), JOB@VERSION or JOB@best")->required();
-  write->add_option("DIR", flags->directory, "Where to write adapter_config.json and adapter_model.safetensors")
+  CLI::App* write = adapter->add_subcommand(
+      "export", "Write a version, a site's update, or a PEFT directory (offline) as a PEFT directory or for llama.cpp");
+  write->fallthrough()
+      ->add_option("SOURCE", flags->source, "JOB (its last version), JOB@VERSION, JOB@best, or a PEFT directory")
       ->required();
+  write
+      ->add_option(
+          "DIR", flags->directory,
+          "Where to write adapter_config.json and adapter_model.safetensors, or adapter_model.gguf (a name that "
+          "ends in .gguf is the file's own)")
+      ->required();
+  write
+      ->add_option(
+          "--format", flags->formats,
+          "What is written: peft (the default) or gguf; text and json say how the result prints, as everywhere")
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember({"peft", "gguf", "text", "json"}));
+  write->add_option("--model", flags->model, "For gguf: the base model, an HF directory or a GGUF file");
+  write->add_option("--dtype", flags->dtype, "For gguf: of the factors")
+      ->check(CLI::IsMember({"f32", "f16"}))
+      ->capture_default_str();
   write->add_option("--update", flags->update, "ROUND/SITE: what that site sent, with manifest.json beside it");
   write->add_option("--base-model", flags->base_model,
                     "base_model_name_or_path of adapter_config.json (default: empty)");
   write->callback([flags, &context] {
+    for (const std::string& word : flags->formats) {
+      const bool printing = word == "text" || word == "json";
+      if (printing) context.format = word;
+      if (!printing) flags->gguf = word == "gguf";
+    }
     if (absl::Status status = Export(*flags, context); !status.ok()) Report(status, context);
   });
 }

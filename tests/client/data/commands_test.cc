@@ -1,15 +1,13 @@
 // strata-client tokenize, detokenize, digest as a script sees them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "tests/testing/golden.h"
+#include "tests/testing/run_client.h"
 
 namespace strata {
 namespace {
@@ -17,11 +15,8 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
-
-struct Result {
-  int code = -1;
-  std::string out;
-};
+using testing::ProgramResult;
+using testing::RunClient;
 
 class Commands : public ::testing::Test {
  protected:
@@ -36,18 +31,6 @@ class Commands : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
-  // Runs `before strata-client arguments after` in a shell, standard error with standard output.
-  static Result Run(const std::string& before, const std::string& arguments, const std::string& after = "") {
-    const std::string command =
-        "set -o pipefail; " + before + STRATA_BINARY_DIR "/bin/strata-client " + arguments + " 2>&1 " + after;
-    FILE* pipe = popen(("exec bash -c '" + command + "'").c_str(), "r");
-    Result result;
-    std::array<char, 4096> buffer{};
-    for (size_t n = 0; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) result.out.append(buffer.data(), n);
-    const int status = pclose(pipe);
-    if (WIFEXITED(status)) result.code = WEXITSTATUS(status);
-    return result;
-  }
   std::string Write(const std::string& name, const std::string& content) {
     std::ofstream(folder_ / name) << content;
     return folder_ / name;
@@ -58,61 +41,64 @@ class Commands : public ::testing::Test {
 
 TEST_F(Commands, ThereAndBack) {
   const std::string text = Write("text", "{\"text\": \"ab a\"}\n\n{\"text\": \"\"}\r\n{\"text\": \"<s>b\"}");
-  const Result ids = Run("", "tokenize " + model() + " " + text);
+  const ProgramResult ids = RunClient("", "tokenize " + model() + " " + text);
   EXPECT_EQ(ids.code, 0);
   EXPECT_EQ(ids.out, "{\"ids\":[3,2,4,0]}\n{\"ids\":[3]}\n{\"ids\":[3,3,1]}\n");
-  EXPECT_EQ(Run("cat " + text + " | ", "tokenize --no-special " + model()).out,
+  EXPECT_EQ(RunClient("cat " + text + " | ", "tokenize --no-special " + model()).out,
             "{\"ids\":[2,4,0]}\n{\"ids\":[]}\n{\"ids\":[3,1]}\n");
   const std::string file = Write("ids", ids.out);
-  EXPECT_EQ(Run("", "detokenize " + model() + " " + file).out,
+  EXPECT_EQ(RunClient("", "detokenize " + model() + " " + file).out,
             "{\"text\":\"<s>ab a\"}\n{\"text\":\"<s>\"}\n{\"text\":\"<s><s>b\"}\n");
-  EXPECT_EQ(Run("", "detokenize --skip-special " + model() + " " + file).out,
+  EXPECT_EQ(RunClient("", "detokenize --skip-special " + model() + " " + file).out,
             "{\"text\":\"ab a\"}\n{\"text\":\"\"}\n{\"text\":\"b\"}\n");
 }
 
 TEST_F(Commands, BadRowsAreNamed) {
-  const Result result = Run("", "tokenize " + model() + " " + Write("bad", "{\"text\": \"a\"}\n{\"text\": 1}\n"));
+  const ProgramResult result =
+      RunClient("", "tokenize " + model() + " " + Write("bad", "{\"text\": \"a\"}\n{\"text\": 1}\n"));
   EXPECT_EQ(result.code, 1);
   EXPECT_THAT(result.out, AllOf(HasSubstr("error: "), HasSubstr("bad:2: {\"text\": STRING} is expected")));
-  const Result ids = Run("echo {\\\"ids\\\":[5]} | ", "detokenize " + model());
+  const ProgramResult ids = RunClient("echo {\\\"ids\\\":[5]} | ", "detokenize " + model());
   EXPECT_EQ(ids.code, 1);
   EXPECT_THAT(ids.out, HasSubstr("standard input:1: id 5 is not in the vocabulary of 5 tokens"));
 }
 
 TEST_F(Commands, MisuseIsTwoAndFailureOne) {
-  EXPECT_EQ(Run("", "").code, 2);
-  EXPECT_EQ(Run("", "tokenize").code, 2);
-  EXPECT_EQ(Run("", "tokenize --nonsense").code, 2);
-  EXPECT_EQ(Run("", "digest --model x --format xml").code, 2);
-  EXPECT_EQ(Run("", "--help").code, 0);
-  EXPECT_EQ(Run("", "tokenize --help").code, 0);
-  EXPECT_THAT(Run("", "--version").out, MatchesRegex("strata-client [0-9.]+\n"));
-  EXPECT_EQ(Run("", "tokenize --model /nowhere/at/all").code, 1);
-  EXPECT_EQ(Run("", "tokenize " + model() + " /nowhere/at/all").code, 1);
+  EXPECT_EQ(RunClient("", "").code, 2);
+  EXPECT_EQ(RunClient("", "tokenize").code, 2);
+  EXPECT_EQ(RunClient("", "tokenize --nonsense").code, 2);
+  EXPECT_EQ(RunClient("", "digest --model x --format xml").code, 2);
+  EXPECT_EQ(RunClient("", "--help").code, 0);
+  EXPECT_EQ(RunClient("", "tokenize --help").code, 0);
+  EXPECT_THAT(RunClient("", "--version").out, MatchesRegex("strata-client [0-9.]+\n"));
+  EXPECT_EQ(RunClient("", "tokenize --model /nowhere/at/all").code, 1);
+  EXPECT_EQ(RunClient("", "tokenize " + model() + " /nowhere/at/all").code, 1);
 }
 
 TEST_F(Commands, AClosedPipeIsNoFailure) {
   std::string rows;
   for (int i = 0; i < 20000; ++i) rows += "{\"text\": \"ab ab ab ab ab ab\"}\n";
   const std::string file = Write("rows", rows);
-  EXPECT_EQ(Run("", "tokenize " + model() + " " + file, "| head -n 1").out, "{\"ids\":[3,2,4,2,4,2,4,2,4,2,4,2]}\n");
+  EXPECT_EQ(RunClient("", "tokenize " + model() + " " + file, "| head -n 1").out,
+            "{\"ids\":[3,2,4,2,4,2,4,2,4,2,4,2]}\n");
   // Where SIGPIPE is ignored, writing fails instead.
-  const Result ignored = Run("trap \"\" PIPE; ", "tokenize " + model() + " " + file, "| head -n 1");
+  const ProgramResult ignored = RunClient("trap \"\" PIPE; ", "tokenize " + model() + " " + file, "| head -n 1");
   EXPECT_EQ(ignored.code, 0);
   EXPECT_EQ(ignored.out, "{\"ids\":[3,2,4,2,4,2,4,2,4,2,4,2]}\n");
 }
 
 TEST_F(Commands, AFullDiskIsAFailure) {
-  const Result result = Run("", "tokenize " + model() + " " + Write("one", "{\"text\": \"a\"}\n") + " >/dev/full");
+  const ProgramResult result =
+      RunClient("", "tokenize " + model() + " " + Write("one", "{\"text\": \"a\"}\n") + " >/dev/full");
   EXPECT_EQ(result.code, 1);
 }
 
 TEST_F(Commands, DigestOfAGoldenModel) {
   const std::string model = strata::testing::GoldenDir("gguf/llama/model-f32.gguf");
-  const Result json = Run("", "digest --format json --model " + model);
+  const ProgramResult json = RunClient("", "digest --format json --model " + model);
   ASSERT_EQ(json.code, 0) << json.out;
   EXPECT_THAT(json.out, HasSubstr("\"semantics\""));
-  const Result text = Run("", "digest --model " + model);
+  const ProgramResult text = RunClient("", "digest --model " + model);
   EXPECT_THAT(text.out, MatchesRegex("[0-9a-f]+:[0-9a-f]+\n"));
   EXPECT_THAT(json.out, HasSubstr(text.out.substr(0, text.out.size() - 1)));
 }

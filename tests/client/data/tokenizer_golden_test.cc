@@ -8,10 +8,14 @@
 #include <string>
 
 #include "client/data/tokenizer.h"
+#include "client/data/tokenizer_to_gguf.h"
+#include "client/data/tokenizer_to_json.h"
+#include "common/format/gguf_writer.h"
 #include "common/runtime/posix_file_system.h"
 #include "nlohmann/json.hpp"
 #include "tests/client/data/gguf_bytes.h"
 #include "tests/testing/golden.h"
+#include "tests/testing/status_matchers.h"
 
 namespace strata::data {
 namespace {
@@ -85,6 +89,38 @@ TEST_P(TokenizerGgufGolden, MetadataMatchesReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerGgufGolden, ::testing::Values("llama2", "llama3", "qwen3"));
+
+// Written as GGUF metadata and, from those, as tokenizer.json again.
+class TokenizerExportGolden : public TokenizerGolden {};
+
+TEST_P(TokenizerExportGolden, GgufAndBackMatchesReference) {
+  constexpr int64_t kRows = 160000;
+  format::GgufMetadata metadata;
+  ASSERT_OK(TokenizerToGguf(files_, folder_, kRows, metadata));
+  const std::string bytes = format::GgufPreamble(metadata, {}).value();
+  const auto gguf = format::Gguf::Parse(std::as_bytes(std::span(bytes)), "written.gguf");
+  ASSERT_OK(gguf);
+  EXPECT_EQ(gguf->GetStrings("tokenizer.ggml.tokens").value().size(), static_cast<size_t>(kRows));
+  const auto tokenizer = TokenizerFromGguf(*gguf, "written.gguf");
+  ASSERT_OK(tokenizer);
+  EXPECT_EQ(Compare(**tokenizer, golden_), 338);
+
+  auto texts = TokenizerFilesOfGguf(*gguf, "written.gguf");
+  ASSERT_OK(texts);
+  const auto again = ParseTokenizerJson((*texts)["tokenizer.json"], (*texts)["tokenizer_config.json"], "again");
+  ASSERT_OK(again);
+  EXPECT_EQ(Compare(**again, golden_), 338);
+  EXPECT_EQ((*again)->eos_id(), (*tokenizer)->eos_id());
+  EXPECT_EQ((*again)->bos_id(), (*tokenizer)->bos_id());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, TokenizerExportGolden,
+                         ::testing::Values("llama2", "llama3", "qwen3", "smollm2", "smollm2-digits"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           for (char& c : name) c = c == '-' ? '_' : c;
+                           return name;
+                         });
 
 TEST(TokenizerDemoModel, GgufMatchesReference) {
   const char* cache = std::getenv("STRATA_CACHE");

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/linalg/linear_algebra.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/aggregate/linear_algebra.h"
 #include "tests/common/adapter/adapters.h"
 #include "tests/server/aggregate/golden_case.h"
 
@@ -125,7 +125,8 @@ TEST(AggregateTest, TruncationIsReportedPerModuleAndInAll) {
 
 TEST(AggregateTest, KernelsFitTheProcessor) {
   if (!__builtin_cpu_supports("avx2")) GTEST_SKIP() << "a processor without AVX2";
-  EXPECT_THAT(BlasKernels(), AllOf(::testing::Ne("Unknown"), ::testing::Ne("Prescott"), ::testing::Ne("Nehalem")));
+  EXPECT_THAT(linalg::BlasKernels(),
+              AllOf(::testing::Ne("Unknown"), ::testing::Ne("Prescott"), ::testing::Ne("Nehalem")));
 }
 
 class AggregateFaults : public ::testing::Test {

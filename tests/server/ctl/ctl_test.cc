@@ -7,6 +7,7 @@
 
 #include "common/adapter/adapter.h"
 #include "common/adapter/manifest.h"
+#include "common/format/gguf.h"
 #include "common/secure/digest.h"
 #include "nlohmann/json.hpp"
 #include "server/ctl/adapter_export.h"
@@ -15,6 +16,7 @@
 #include "server/ctl/message_json.h"
 #include "server/service/listener.h"
 #include "tests/testing/fake_backend.h"
+#include "tests/testing/golden.h"
 
 namespace strata::ctl {
 namespace {
@@ -101,6 +103,29 @@ class CtlTest : public ::testing::Test {
   testing::FakeBackend backend_{runtime_.get().executor};
   std::unique_ptr<service::Listener> listener_;
 };
+
+TEST_F(CtlTest, APeftDirectoryBecomesAnAdapterForLlamaCpp) {
+  const std::string source = testing::GoldenDir("lora/llama-pattern");
+  const std::string model = testing::GoldenDir("models/llama");
+  ASSERT_EQ(Run({"adapter", "export", source, Path("folder"), "--format", "gguf", "--model", model}), 0) << error_;
+  ASSERT_EQ(Run({"adapter", "export", source, Path("a.gguf"), "--format", "gguf", "--model", model, "--dtype", "f16",
+                 "--format", "json"}),
+            0)
+      << error_;
+  EXPECT_EQ(nlohmann::json::parse(out_)["out"], Path("a.gguf"));
+  EXPECT_EQ(nlohmann::json::parse(out_)["modules"], 14);
+  runtime::FileSystem& files = runtime_.get().files;
+  const auto full = format::Gguf::Open(files, Path("folder/adapter_model.gguf"));
+  const auto half = format::Gguf::Open(files, Path("a.gguf"));
+  ASSERT_TRUE(full.ok() && half.ok());
+  EXPECT_EQ(full->GetString("adapter.type").value(), "lora");
+  EXPECT_EQ(full->tensors().size(), 28U);
+  EXPECT_EQ(full->Find("blk.0.attn_q.weight.lora_a")->type, static_cast<uint32_t>(format::GgufType::kF32));
+  EXPECT_EQ(half->Find("blk.0.attn_q.weight.lora_a")->type, static_cast<uint32_t>(format::GgufType::kF16));
+  EXPECT_EQ(Run({"adapter", "export", source, Path("x"), "--format", "gguf"}), 2);
+  EXPECT_THAT(error_, HasSubstr("needs --model"));
+  EXPECT_EQ(Run({"adapter", "export", source, Path("x"), "--format", "gguf", "--model", Path("none")}), 1);
+}
 
 TEST_F(CtlTest, SubmitPrintsTheIdAlone) {
   ASSERT_TRUE(runtime_.get()

@@ -1,4 +1,4 @@
-#include "server/aggregate/linear_algebra.h"
+#include "common/linalg/linear_algebra.h"
 
 #include <cblas.h>
 #include <lapacke.h>
@@ -13,7 +13,7 @@
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 
-namespace strata::aggregate {
+namespace strata::linalg {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
@@ -188,4 +188,4 @@ double ProductNorm(Matrix x, Matrix y) {
   return Norm(product.data(), product.rows() * product.cols());
 }
 
-}  // namespace strata::aggregate
+}  // namespace strata::linalg

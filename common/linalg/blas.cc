@@ -11,16 +11,16 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "server/aggregate/linear_algebra.h"
+#include "common/linalg/linear_algebra.h"
 
-namespace strata::aggregate {
+namespace strata::linalg {
 
 SingleThreadedBlas::SingleThreadedBlas() : previous_(omp_get_max_threads()) { omp_set_num_threads(1); }
 SingleThreadedBlas::~SingleThreadedBlas() { omp_set_num_threads(previous_); }
 
 std::string BlasKernels() { return openblas_get_corename(); }
 
-}  // namespace strata::aggregate
+}  // namespace strata::linalg
 
 #if defined(__x86_64__)
 
@@ -29,7 +29,7 @@ void gotoblas_dynamic_init();
 void gotoblas_dynamic_quit();
 }
 
-namespace strata::aggregate {
+namespace strata::linalg {
 namespace {
 
 constexpr const char* kVariable = "OPENBLAS_CORETYPE";
@@ -59,6 +59,6 @@ __attribute__((constructor)) void ChooseKernels() {
 }
 
 }  // namespace
-}  // namespace strata::aggregate
+}  // namespace strata::linalg
 
 #endif

@@ -1,6 +1,6 @@
-// The dense linear algebra of the aggregator: fp64, column-major, LAPACK underneath.
-#ifndef STRATA_SERVER_AGGREGATE_LINEAR_ALGEBRA_H_
-#define STRATA_SERVER_AGGREGATE_LINEAR_ALGEBRA_H_
+// Dense linear algebra of factored matrices: fp64, column-major, LAPACK underneath.
+#ifndef STRATA_COMMON_LINALG_LINEAR_ALGEBRA_H_
+#define STRATA_COMMON_LINALG_LINEAR_ALGEBRA_H_
 
 #include <cstdint>
 #include <cstdlib>
@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-namespace strata::aggregate {
+namespace strata::linalg {
 
 // While it lives, BLAS called from this thread uses this thread alone: modules run in parallel, and results must not
 // depend on how many threads a call found.
@@ -83,6 +83,6 @@ class ProductSvd {
 // ||X Y^T|| in the Frobenius norm, to eps * sum of the columns' ||x_i|| ||y_i||.
 double ProductNorm(Matrix x, Matrix y);
 
-}  // namespace strata::aggregate
+}  // namespace strata::linalg
 
-#endif  // STRATA_SERVER_AGGREGATE_LINEAR_ALGEBRA_H_
+#endif  // STRATA_COMMON_LINALG_LINEAR_ALGEBRA_H_

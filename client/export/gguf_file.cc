@@ -1,0 +1,186 @@
+#include "client/export/gguf_file.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "client/data/tokenizer_to_gguf.h"
+#include "client/export/tensor_stream.h"
+#include "client/model/model_config.h"
+#include "common/format/gguf_names.h"
+#include "common/format/gguf_writer.h"
+#include "common/runtime/pending_file.h"
+#include "common/status/cat.h"
+#include "common/status/status_macros.h"
+
+namespace strata::exporting {
+namespace {
+
+using format::GgufMetadata;
+using format::GgufTensorSpec;
+using format::GgufType;
+
+constexpr std::string_view kFrequencies = "rope_freqs.weight";
+
+// One tensor of the file: of the model, or (null) the rotary divisors.
+struct Entry {
+  const model::ModelTensor* tensor = nullptr;
+  GgufTensorSpec spec;
+  TensorForm form;
+  int64_t layer = 0;  // where it stands in the file
+};
+
+// The number that readers show for what most of the file is.
+uint32_t FileType(GgufType type) {
+  switch (type) {
+    case GgufType::kF16:
+      return 1;
+    case GgufType::kQ8_0:
+      return 7;
+    case GgufType::kBF16:
+      return 32;
+    default:
+      return 0;
+  }
+}
+
+int64_t LayerOf(std::string_view gguf_name) {
+  if (gguf_name.starts_with("output")) return std::numeric_limits<int64_t>::max();
+  int64_t layer = -1;
+  if (!gguf_name.starts_with("blk.")) return layer;
+  gguf_name.remove_prefix(4);
+  const std::string number(gguf_name.substr(0, gguf_name.find('.')));
+  return absl::SimpleAtoi(number, &layer) ? layer : -1;
+}
+
+// Vectors stay F32, and so does the table of positions, which readers add rows of.
+GgufType TypeOf(const std::vector<int64_t>& shape, std::string_view name, GgufType wanted) {
+  if (shape.size() < 2 || name == "position_embd") return GgufType::kF32;
+  return format::CanEncodeGguf(wanted, shape.back()) ? wanted : GgufType::kF16;
+}
+
+absl::StatusOr<Entry> EntryOf(const model::ModelTensor& tensor, const MergedModel& merged,
+                              const format::GgufFamily& family, GgufType type) {
+  const size_t dot = tensor.name.rfind('.');
+  const format::GgufModuleName name = format::GgufModuleOfHf(family, tensor.name.substr(0, dot));
+  if (!name || dot == std::string::npos) {
+    return absl::UnimplementedError(
+        Cat("tensor '", tensor.name, "' has no name in GGUF's ", family.architecture, " family"));
+  }
+  Entry entry{.tensor = &tensor, .spec = {}, .form = {}, .layer = LayerOf(name.gguf)};
+  entry.form = FormOf(merged, tensor, type, /*to_gguf=*/true);
+  std::vector<int64_t> shape = ShapeOf(tensor, entry.form);
+  entry.form.type = TypeOf(shape, name.gguf, type);
+  entry.spec = {.name = Cat(name.gguf, tensor.name.substr(dot)), .type = entry.form.type, .shape = std::move(shape)};
+  return entry;
+}
+
+absl::StatusOr<std::vector<Entry>> EntriesOf(const MergedModel& merged, const format::GgufFamily& family,
+                                             GgufType type) {
+  std::vector<Entry> entries;
+  const model::ModelConfig& config = merged.model().config();
+  if (config.rope_scaling == model::RopeScaling::kLlama3) {
+    entries.push_back({.tensor = nullptr,
+                       .spec = {std::string(kFrequencies), GgufType::kF32, {config.head_dim / 2}},
+                       .form = {},
+                       .layer = -1});
+  }
+  for (const model::ModelTensor& tensor : merged.model().tensors()) {
+    STRATA_ASSIGN_OR_RETURN(Entry entry, EntryOf(tensor, merged, family, type));
+    entries.push_back(std::move(entry));
+  }
+  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.layer < b.layer; });
+  return entries;
+}
+
+void SetArchitecture(const model::ModelConfig& config, std::string_view architecture, GgufMetadata& metadata) {
+  const auto key = [architecture](std::string_view name) { return Cat(architecture, ".", name); };
+  const auto set = [&](std::string_view name, int64_t value) {
+    metadata.SetUint(key(name), static_cast<uint32_t>(value));
+  };
+  set("context_length", config.max_positions);
+  set("embedding_length", config.hidden_size);
+  set("block_count", config.num_layers);
+  set("feed_forward_length", config.intermediate_size);
+  set("attention.head_count", config.num_heads);
+  set("attention.head_count_kv", config.num_kv_heads);
+  set("attention.key_length", config.head_dim);
+  set("attention.value_length", config.head_dim);
+  set("rope.dimension_count", config.head_dim);
+  set("vocab_size", config.vocab_size);
+  metadata.SetFloat(key("rope.freq_base"), static_cast<float>(config.rope_theta));
+  metadata.SetFloat(key("attention.layer_norm_rms_epsilon"), static_cast<float>(config.rms_norm_eps));
+  if (config.rope_scaling == model::RopeScaling::kLinear) {
+    metadata.SetString(key("rope.scaling.type"), "linear");
+    metadata.SetFloat(key("rope.scaling.factor"), static_cast<float>(config.rope_factor));
+  }
+}
+
+// From another GGUF file all but what this file says itself.
+absl::Status CopyMetadata(runtime::FileSystem& files, const std::string& path, GgufMetadata& metadata) {
+  STRATA_ASSIGN_OR_RETURN(const format::Gguf gguf, format::Gguf::Open(files, path));
+  for (const auto& [key, value] : gguf.metadata()) {
+    if (key == "general.alignment" || key == "general.file_type" || key.starts_with("split.")) continue;
+    metadata.SetEncoded(key, gguf.EncodedValue(key));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GgufMetadata> MetadataOf(runtime::FileSystem& files, const model::ModelFiles& model,
+                                        const format::GgufFamily& family, GgufType type) {
+  GgufMetadata metadata;
+  metadata.SetString("general.architecture", family.architecture);
+  metadata.SetString("general.type", "model");
+  metadata.SetString("general.name", runtime::BaseName(model.path()));
+  metadata.SetUint("general.quantization_version", 2);
+  STRATA_ASSIGN_OR_RETURN(const runtime::FileInfo info, files.Stat(model.path()));
+  if (info.is_directory) {
+    SetArchitecture(model.config(), family.architecture, metadata);
+    STRATA_RETURN_IF_ERROR(data::TokenizerToGguf(files, model.path(), model.config().vocab_size, metadata));
+  } else {
+    STRATA_RETURN_IF_ERROR(CopyMetadata(files, model.path(), metadata));
+  }
+  metadata.SetUint("general.file_type", FileType(type));
+  return metadata;
+}
+
+absl::Status AppendTensor(const MergedModel& merged, const Entry& entry, runtime::PendingFile& file,
+                          Rounding& rounding) {
+  if (entry.tensor != nullptr) {
+    STRATA_RETURN_IF_ERROR(StreamTensor(merged, *entry.tensor, entry.form, file, rounding));
+  } else {
+    const std::vector<float> divisors = model::Llama3Divisors(merged.model().config());
+    STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(divisors))));
+  }
+  const std::vector<std::byte> padding((format::kGgufAlignment - file.size_bytes() % format::kGgufAlignment) %
+                                       format::kGgufAlignment);
+  return file.Append(padding);
+}
+
+}  // namespace
+
+absl::StatusOr<Written> WriteGgufFile(runtime::FileSystem& files, const std::string& path, const MergedModel& merged,
+                                      GgufType type) {
+  const model::ModelConfig& config = merged.model().config();
+  const format::GgufFamily* family = format::FindGgufFamily(config.architecture);
+  if (family == nullptr) {
+    return absl::UnimplementedError(Cat("models of type '", config.architecture,
+                                        "' are not written as GGUF; known are ", format::KnownGgufModelTypes()));
+  }
+  STRATA_ASSIGN_OR_RETURN(const std::vector<Entry> entries, EntriesOf(merged, *family, type));
+  STRATA_ASSIGN_OR_RETURN(const GgufMetadata metadata, MetadataOf(files, merged.model(), *family, type));
+  std::vector<GgufTensorSpec> specs;
+  for (const Entry& entry : entries) specs.push_back(entry.spec);
+  STRATA_ASSIGN_OR_RETURN(const std::string preamble, format::GgufPreamble(metadata, specs));
+  STRATA_ASSIGN_OR_RETURN(runtime::PendingFile file, runtime::PendingFile::Create(files, path));
+  STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(preamble))));
+  Written written{.path = path, .bytes = 0, .tensors = entries.size()};
+  for (const Entry& entry : entries) STRATA_RETURN_IF_ERROR(AppendTensor(merged, entry, file, written.rounding));
+  written.bytes = file.size_bytes() - preamble.size();
+  STRATA_RETURN_IF_ERROR(std::move(file).Commit());
+  return written;
+}
+
+}  // namespace strata::exporting
