@@ -63,7 +63,7 @@ uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows) {
 }
 
 absl::StatusOr<LoopSummary> RunTraining(const LoopContext& context, const config::TrainOptions& options,
-                                        const std::vector<data::Example>& rows,
+                                        const data::Rows& rows,
                                         const std::function<bool(const TrainProgress&)>& on_progress) {
   if (rows.empty()) return absl::InvalidArgumentError("no rows with a supervised token to train on");
   c10::InferenceMode inference;
@@ -78,10 +78,10 @@ absl::StatusOr<LoopSummary> RunTraining(const LoopContext& context, const config
   const absl::Duration begin = context.clock.Monotonic();
   for (uint32_t step = 0; step < steps; ++step) {
     const absl::Duration start = context.clock.Monotonic();
-    std::vector<const data::Example*> part;
-    for (const uint32_t row : order.Rows(step)) part.push_back(&rows[row]);
+    std::vector<data::Example> part;
+    for (const uint32_t row : order.Rows(step)) part.push_back(rows[row]);
     STRATA_ASSIGN_OR_RETURN(const StepResult result,
-                            Accumulate(context, options, part, dropout + (uint64_t{step} << 20)));
+                            Accumulate(context, options, data::Pointers(part), dropout + (uint64_t{step} << 20)));
     if (!std::isfinite(result.loss)) {
       return absl::OutOfRangeError(Cat("step ", step + 1, ": the loss is no longer finite; use a lower learning_rate"));
     }

@@ -39,7 +39,7 @@ uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows);
 // each step; false stops: CANCELLED. INVALID_ARGUMENT: no rows. OUT_OF_RANGE: the loss is no longer finite (names the
 // step).
 absl::StatusOr<LoopSummary> RunTraining(const LoopContext& context, const config::TrainOptions& options,
-                                        const std::vector<data::Example>& rows,
+                                        const data::Rows& rows,
                                         const std::function<bool(const TrainProgress&)>& on_progress);
 
 }  // namespace strata::train

@@ -115,6 +115,8 @@ v1::TrainConfig ToProto(const TrainOptions& options) {
   proto.set_seed(options.seed);
   proto.set_dtype(options.dtype == ComputeDType::kBf16 ? "bf16" : "fp32");
   proto.set_device(options.device);
+  proto.set_on_bad_row(options.skip_bad_rows ? "skip" : "stop");
+  if (!options.chat_template.empty()) proto.set_chat_template(options.chat_template);
   return proto;
 }
 

@@ -67,6 +67,8 @@ struct TrainOptions {
   uint64_t seed = 42;
   ComputeDType dtype = ComputeDType::kFp32;
   std::string device = "auto";
+  bool skip_bad_rows = false;  // else a bad row of the data ends the training before it begins
+  std::string chat_template;   // empty: the model's own
 };
 
 struct ServerOptions {
