@@ -96,7 +96,7 @@ absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& cand
   train::ModelCache models(runtime.files, flags.threads);
   STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
                           models.Get(flags.model, ParseDType(flags.dtype), flags.device));
-  train::RowPolicy policy{.max_length = flags.max_length, .skip_bad_rows = false, .chat_template = {}, .scratch = {}};
+  train::RowPolicy policy{.max_length = flags.max_length};
   STRATA_ASSIGN_OR_RETURN(policy.chat_template, data::ChosenTemplate(runtime.files, flags.chat_template));
   std::vector<data::Dataset> datasets;
   for (const std::string& path : flags.data) {

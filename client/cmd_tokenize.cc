@@ -9,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "client/commands.h"
+#include "client/data/chat_rows.h"
 #include "client/data/chat_template.h"
 #include "client/data/tokenizer.h"
 #include "client/model/model_files.h"
@@ -111,6 +112,14 @@ absl::StatusOr<data::ChatTemplate> OpenChatTemplate(runtime::FileSystem& files, 
   return chat;
 }
 
+// A conversation's labels say what of it would be learned.
+absl::StatusOr<Json> TokenizeChat(const data::Tokenizer& tokenizer, const absl::StatusOr<data::ChatTemplate>& chat,
+                                  const Json& row) {
+  STRATA_RETURN_IF_ERROR(chat.status());
+  STRATA_ASSIGN_OR_RETURN(const data::Example example, data::EncodeChat(*chat, tokenizer, row));
+  return Json{{"ids", example.ids}, {"labels", example.labels}};
+}
+
 absl::StatusOr<Json> TokenizeRow(const data::Tokenizer& tokenizer, bool add_special, const Json& row) {
   const auto text = row.find("text");
   if (text == row.end() || !text->is_string()) return absl::InvalidArgumentError("{\"text\": STRING} is expected");
@@ -135,9 +144,12 @@ absl::Status Run(const TokenizeOptions& options, bool decode) {
   runtime::PosixFileSystem files;
   STRATA_ASSIGN_OR_RETURN(const std::string path, PathOf(files, options.model));
   STRATA_ASSIGN_OR_RETURN(const auto tokenizer, data::OpenTokenizer(files, path));
+  absl::StatusOr<data::ChatTemplate> chat = absl::NotFoundError("not looked for");
+  if (!decode) chat = OpenChatTemplate(files, options);
   const absl::Status status = TransformLines(files, options.file, [&](const Json& row) {
-    return decode ? DetokenizeRow(*tokenizer, options.skip_special, row)
-                  : TokenizeRow(*tokenizer, !options.no_special, row);
+    if (decode) return DetokenizeRow(*tokenizer, options.skip_special, row);
+    if (row.contains("messages")) return TokenizeChat(*tokenizer, chat, row);
+    return TokenizeRow(*tokenizer, !options.no_special, row);
   });
   return absl::IsCancelled(status) ? absl::OkStatus() : status;
 }
@@ -168,6 +180,11 @@ absl::Status RunRender(const TokenizeOptions& options, CommandContext& context) 
 constexpr char kModelHelp[] = "Folder with tokenizer.json, GGUF file, or org/name in the HF cache";
 constexpr char kFileHelp[] = "JSONL file; standard input where it is left out or -";
 
+void AddTemplateOption(CLI::App& command, TokenizeOptions& options) {
+  command.add_option("--chat-template", options.chat_template,
+                     "Instead of the model's: a file of Jinja, or a built-in one (" + data::BuiltinList() + ")");
+}
+
 void AddRenderCommand(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<TokenizeOptions>();
   CLI::App* command = app.add_subcommand(
@@ -175,8 +192,7 @@ void AddRenderCommand(CLI::App& app, CommandContext& context) {
       "Conversations to text by the model's chat template: lines of {\"messages\", \"add_generation_prompt\"} become "
       "lines of {\"text\"}");
   command->add_option("--model", options->model, kModelHelp)->required();
-  command->add_option("--chat-template", options->chat_template,
-                      "Instead of the model's: a file of Jinja, or a built-in one (" + data::BuiltinList() + ")");
+  AddTemplateOption(*command, *options);
   command->add_option("FILE,--data", options->file, kFileHelp);
   command->callback([options, &context] {
     const absl::Status status = RunRender(*options, context);
@@ -192,11 +208,14 @@ void AddTokenizeCommands(CLI::App& app, CommandContext& context) {
     auto options = std::make_shared<TokenizeOptions>();
     CLI::App* command =
         decode ? app.add_subcommand("detokenize", "Ids to text: lines of {\"ids\"} become lines of {\"text\"}")
-               : app.add_subcommand("tokenize", "Text to ids: lines of {\"text\"} become lines of {\"ids\"}");
+               : app.add_subcommand("tokenize",
+                                    "Text to ids: lines of {\"text\"} become lines of {\"ids\"}, of {\"messages\"} of "
+                                    "{\"ids\", \"labels\"}");
     command->add_option("--model", options->model, kModelHelp)->required();
     if (decode) {
       command->add_flag("--skip-special", options->skip_special, "Leave special tokens out of the text");
     } else {
+      AddTemplateOption(*command, *options);
       command->add_flag("--no-special", options->no_special, "Add no BOS, EOS or other special tokens");
     }
     command->add_option("FILE", options->file, kFileHelp);

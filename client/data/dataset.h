@@ -21,7 +21,7 @@ struct DatasetOptions {
   bool skip_bad_rows = false;          // bad rows are counted and left out; false: they are an error
   const ChatTemplate* chat = nullptr;  // for rows of messages; null: they are bad rows,
   absl::Status no_chat = absl::NotFoundError("there is no chat template");  // for this reason
-  std::string scratch;  // folder for tokens beyond max_resident_bytes; empty: they stay in memory
+  std::string scratch = {};  // folder for tokens beyond max_resident_bytes; empty: they stay in memory
   size_t max_resident_bytes = size_t{64} << 20;
 };
 

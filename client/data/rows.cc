@@ -19,9 +19,7 @@ void Append(const std::vector<int32_t>& values, std::string& out) {
 
 void Append(const Example& row, std::string& out) {
   const bool labels = row.labels != row.ids, positions = !row.position_ids.empty();
-  Append({static_cast<int32_t>(row.ids.size()),
-          (labels ? kHasLabels : 0) | (positions ? kHasPositions : 0)},
-         out);
+  Append({static_cast<int32_t>(row.ids.size()), (labels ? kHasLabels : 0) | (positions ? kHasPositions : 0)}, out);
   Append(row.ids, out);
   if (labels) Append(row.labels, out);
   if (positions) Append(row.position_ids, out);

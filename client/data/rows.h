@@ -42,7 +42,7 @@ class Rows {
 class RowsBuilder {
  public:
   struct Options {
-    std::string scratch;  // folder, made when missing; empty: everything stays in memory
+    std::string scratch = {};  // folder, made when missing; empty: everything stays in memory
     size_t max_resident_bytes = size_t{64} << 20;
   };
   RowsBuilder() = default;  // everything stays in memory

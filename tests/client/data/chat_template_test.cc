@@ -193,7 +193,7 @@ TEST(ChatRows, AreRowsOfADataset) {
       "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"a\"}]}\n"
       "{\"messages\": [{\"role\": \"user\"}]}\n";
   const auto bad = ParseJsonl(text, "x", &letters, 0, {.chat = &chat});
-  EXPECT_THAT(bad, StatusIs(kInvalid, HasSubstr("x:2: t.jinja:1: 'dict object' has no attribute 'content'")));
+  EXPECT_THAT(bad, StatusIs(kInvalid, HasSubstr("x:2: t.jinja:2: 'dict object' has no attribute 'content'")));
   const auto rows = ParseJsonl(text, "x", &letters, 0, {.skip_bad_rows = true, .chat = &chat});
   ASSERT_THAT(rows, IsOk());
   ASSERT_EQ(rows->rows.size(), 1);
