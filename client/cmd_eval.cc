@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "client/command_runtime.h"
 #include "client/commands.h"
+#include "client/data/chat_template.h"
 #include "client/train/evaluation.h"
 #include "client/train/loaded_model.h"
 #include "common/runtime/runtime.h"
@@ -21,7 +22,7 @@ namespace {
 using Json = nlohmann::json;
 
 struct EvalFlags {
-  std::string model, adapters_file, dtype = "fp32", device = "auto", format = "text";
+  std::string model, adapters_file, chat_template, dtype = "fp32", device = "auto", format = "text";
   std::vector<std::string> data, adapters;
   uint32_t max_length = 1024;
   int threads = 0;
@@ -95,9 +96,11 @@ absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& cand
   train::ModelCache models(runtime.files, flags.threads);
   STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
                           models.Get(flags.model, ParseDType(flags.dtype), flags.device));
+  train::RowPolicy policy{.max_length = flags.max_length};
+  STRATA_ASSIGN_OR_RETURN(policy.chat_template, data::ChosenTemplate(runtime.files, flags.chat_template));
   std::vector<data::Dataset> datasets;
   for (const std::string& path : flags.data) {
-    STRATA_ASSIGN_OR_RETURN(data::Dataset dataset, models.ReadRows(*loaded, path, flags.max_length));
+    STRATA_ASSIGN_OR_RETURN(data::Dataset dataset, models.ReadRows(*loaded, path, policy));
     if (dataset.num_truncated > 0)
       std::cerr << "note: " << path << ": " << dataset.num_truncated
                 << " rows are longer than --max-length and were cut\n";
@@ -138,6 +141,8 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
       ->add_option("--adapters-file", flags->adapters_file,
                    "Lines of {\"name\", \"adapters\": [DIR, ..]}, each scored on every --data")
       ->excludes(adapters);
+  command->add_option("--chat-template", flags->chat_template,
+                      "For rows of {\"messages\"}: a file of Jinja or a built-in one, instead of the model's");
   command->add_option("--max-length", flags->max_length, "Longer rows are cut (default 1024)")
       ->check(CLI::PositiveNumber);
   command->add_option("--dtype", flags->dtype, "fp32 (default) or bf16")->check(CLI::IsMember({"fp32", "bf16"}));

@@ -7,10 +7,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "client/commands.h"
+#include "client/data/chat_rows.h"
+#include "client/data/chat_template.h"
 #include "client/data/tokenizer.h"
 #include "client/model/model_files.h"
 #include "common/runtime/posix_file_system.h"
+#include "common/runtime/system_clock.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -18,10 +22,10 @@
 namespace strata {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 struct TokenizeOptions {
-  std::string model;
+  std::string model, chat_template;
   std::string file = "-";
   bool no_special = false;
   bool skip_special = false;
@@ -47,47 +51,73 @@ absl::Status Flush() {
 
 using RowFunction = std::function<absl::StatusOr<Json>(const Json& row)>;
 
-absl::Status TransformLine(std::string_view line, const std::string& place, const RowFunction& function) {
-  if (line.find_first_not_of(" \t\r") == std::string_view::npos) return absl::OkStatus();
+absl::StatusOr<Json> TransformLine(std::string_view line, const RowFunction& function) {
   Json row;
   try {
     row = Json::parse(line.begin(), line.end());
   } catch (const Json::exception&) {
-    return absl::InvalidArgumentError(Cat(place, ": no valid JSON"));
+    return absl::InvalidArgumentError("no valid JSON");
   }
-  if (!row.is_object()) return absl::InvalidArgumentError(Cat(place, ": an object is expected"));
-  const auto result = function(row);
-  if (!result.ok()) return Annotate(result.status(), place);
-  return WriteLine(*result);
+  if (!row.is_object()) return absl::InvalidArgumentError("an object is expected");
+  return function(row);
 }
 
-// Each line of the file ("-": standard input) through `function` to standard output.
-absl::Status TransformLines(runtime::FileSystem& files, const std::string& path, const RowFunction& function) {
+// What one line becomes, or what is wrong with it: OK goes on with the next.
+using LineFunction = std::function<absl::Status(std::string_view line, const std::string& place)>;
+
+// Each line of the file ("-": standard input) but blank ones.
+absl::Status ForEachLine(runtime::FileSystem& files, const std::string& path, const LineFunction& function) {
   uint64_t number = 0;
+  const auto visit = [&](std::string_view line, std::string_view name) {
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) return absl::OkStatus();
+    return function(line, Cat(name, ":", number));
+  };
   if (path == "-") {
-    for (std::string line; std::getline(std::cin, line);) {
-      STRATA_RETURN_IF_ERROR(TransformLine(line, Cat("standard input:", ++number), function));
-    }
+    for (std::string line; std::getline(std::cin, line);) STRATA_RETURN_IF_ERROR(visit(line, "standard input"));
     return Flush();
   }
   STRATA_ASSIGN_OR_RETURN(const auto mapping, files.Map(path));
   std::string_view text(reinterpret_cast<const char*>(mapping->bytes().data()), mapping->bytes().size());
   while (!text.empty()) {
     const size_t end = text.find('\n');
-    STRATA_RETURN_IF_ERROR(TransformLine(text.substr(0, end), Cat(path, ":", ++number), function));
+    STRATA_RETURN_IF_ERROR(visit(text.substr(0, end), path));
     text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
   }
   return Flush();
 }
 
+// Each line through `function` to standard output; the first bad one ends it.
+absl::Status TransformLines(runtime::FileSystem& files, const std::string& path, const RowFunction& function) {
+  return ForEachLine(files, path, [&](std::string_view line, const std::string& place) -> absl::Status {
+    const auto row = TransformLine(line, function);
+    if (!row.ok()) return Annotate(row.status(), place);
+    return WriteLine(*row);
+  });
+}
+
 // Of a folder with a tokenizer.json, a GGUF file, or a model by its name in the HF cache.
-absl::StatusOr<std::unique_ptr<data::Tokenizer>> OpenTokenizerOf(runtime::FileSystem& files, const std::string& model) {
+absl::StatusOr<std::string> PathOf(runtime::FileSystem& files, const std::string& model) {
   const auto info = files.Stat(model);
-  if (info.ok() && (!info->is_directory || files.Exists(runtime::JoinPath(model, "tokenizer.json")))) {
-    return data::OpenTokenizer(files, model);
-  }
+  if (info.ok() && (!info->is_directory || files.Exists(runtime::JoinPath(model, "tokenizer.json")))) return model;
   STRATA_ASSIGN_OR_RETURN(const auto opened, model::ModelFiles::Open(files, model));
-  return data::OpenTokenizer(files, opened->path());
+  return opened->path();
+}
+
+absl::StatusOr<data::ChatTemplate> OpenChatTemplate(runtime::FileSystem& files, const TokenizeOptions& options) {
+  STRATA_ASSIGN_OR_RETURN(const std::string path, PathOf(files, options.model));
+  STRATA_ASSIGN_OR_RETURN(const std::string chosen, data::ChosenTemplate(files, options.chat_template));
+  STRATA_ASSIGN_OR_RETURN(data::ChatTemplate chat, data::ChatTemplate::Open(files, path, chosen));
+  chat.SetNow(runtime::SystemClock().Now(), absl::LocalTimeZone());
+  return chat;
+}
+
+// A conversation's labels say what of it would be learned.
+absl::StatusOr<Json> TokenizeChat(const data::Tokenizer& tokenizer, const absl::StatusOr<data::ChatTemplate>& chat,
+                                  const Json& row) {
+  STRATA_RETURN_IF_ERROR(chat.status());
+  STRATA_ASSIGN_OR_RETURN(const data::Example example, data::EncodeChat(*chat, tokenizer, row));
+  return Json{{"ids", example.ids}, {"labels", example.labels}};
 }
 
 absl::StatusOr<Json> TokenizeRow(const data::Tokenizer& tokenizer, bool add_special, const Json& row) {
@@ -112,30 +142,83 @@ absl::StatusOr<Json> DetokenizeRow(const data::Tokenizer& tokenizer, bool skip_s
 
 absl::Status Run(const TokenizeOptions& options, bool decode) {
   runtime::PosixFileSystem files;
-  STRATA_ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizerOf(files, options.model));
+  STRATA_ASSIGN_OR_RETURN(const std::string path, PathOf(files, options.model));
+  STRATA_ASSIGN_OR_RETURN(const auto tokenizer, data::OpenTokenizer(files, path));
+  absl::StatusOr<data::ChatTemplate> chat = absl::NotFoundError("not looked for");
+  if (!decode) chat = OpenChatTemplate(files, options);
   const absl::Status status = TransformLines(files, options.file, [&](const Json& row) {
-    return decode ? DetokenizeRow(*tokenizer, options.skip_special, row)
-                  : TokenizeRow(*tokenizer, !options.no_special, row);
+    if (decode) return DetokenizeRow(*tokenizer, options.skip_special, row);
+    if (row.contains("messages")) return TokenizeChat(*tokenizer, chat, row);
+    return TokenizeRow(*tokenizer, !options.no_special, row);
   });
   return absl::IsCancelled(status) ? absl::OkStatus() : status;
+}
+
+absl::StatusOr<Json> RenderRow(const data::ChatTemplate& chat, const Json& row) {
+  const auto prompt = row.find("add_generation_prompt");
+  if (prompt != row.end() && !prompt->is_boolean()) {
+    return absl::InvalidArgumentError("'add_generation_prompt' must be true or false");
+  }
+  STRATA_ASSIGN_OR_RETURN(std::string text, chat.Render(row, prompt != row.end() && prompt->get<bool>()));
+  return Json{{"text", std::move(text)}};
+}
+
+// A row that cannot be rendered is an {"error"} in its place, and a failure at the end.
+absl::Status RunRender(const TokenizeOptions& options, CommandContext& context) {
+  runtime::PosixFileSystem files;
+  STRATA_ASSIGN_OR_RETURN(const data::ChatTemplate chat, OpenChatTemplate(files, options));
+  const absl::Status status =
+      ForEachLine(files, options.file, [&](std::string_view line, const std::string& place) -> absl::Status {
+        const auto row = TransformLine(line, [&](const Json& json) { return RenderRow(chat, json); });
+        if (row.ok()) return WriteLine(*row);
+        context.exit_code = ReportError(Annotate(row.status(), place), false);
+        return WriteLine(Json{{"error", std::string(row.status().message())}});
+      });
+  return absl::IsCancelled(status) ? absl::OkStatus() : status;
+}
+
+constexpr char kModelHelp[] = "Folder with tokenizer.json, GGUF file, or org/name in the HF cache";
+constexpr char kFileHelp[] = "JSONL file; standard input where it is left out or -";
+
+void AddTemplateOption(CLI::App& command, TokenizeOptions& options) {
+  command.add_option("--chat-template", options.chat_template,
+                     "Instead of the model's: a file of Jinja, or a built-in one (" + data::BuiltinList() + ")");
+}
+
+void AddRenderCommand(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<TokenizeOptions>();
+  CLI::App* command = app.add_subcommand(
+      "render",
+      "Conversations to text by the model's chat template: lines of {\"messages\", \"add_generation_prompt\"} become "
+      "lines of {\"text\"}");
+  command->add_option("--model", options->model, kModelHelp)->required();
+  AddTemplateOption(*command, *options);
+  command->add_option("FILE,--data", options->file, kFileHelp);
+  command->callback([options, &context] {
+    const absl::Status status = RunRender(*options, context);
+    if (!status.ok()) context.exit_code = ReportError(status, false);
+  });
 }
 
 }  // namespace
 
 void AddTokenizeCommands(CLI::App& app, CommandContext& context) {
+  AddRenderCommand(app, context);
   for (const bool decode : {false, true}) {
     auto options = std::make_shared<TokenizeOptions>();
     CLI::App* command =
         decode ? app.add_subcommand("detokenize", "Ids to text: lines of {\"ids\"} become lines of {\"text\"}")
-               : app.add_subcommand("tokenize", "Text to ids: lines of {\"text\"} become lines of {\"ids\"}");
-    command->add_option("--model", options->model, "Folder with tokenizer.json, GGUF file, or org/name in the HF cache")
-        ->required();
+               : app.add_subcommand("tokenize",
+                                    "Text to ids: lines of {\"text\"} become lines of {\"ids\"}, of {\"messages\"} of "
+                                    "{\"ids\", \"labels\"}");
+    command->add_option("--model", options->model, kModelHelp)->required();
     if (decode) {
       command->add_flag("--skip-special", options->skip_special, "Leave special tokens out of the text");
     } else {
+      AddTemplateOption(*command, *options);
       command->add_flag("--no-special", options->no_special, "Add no BOS, EOS or other special tokens");
     }
-    command->add_option("FILE", options->file, "JSONL file; standard input where it is left out or -");
+    command->add_option("FILE", options->file, kFileHelp);
     command->callback([options, decode, &context] {
       const absl::Status status = Run(*options, decode);
       if (!status.ok()) context.exit_code = ReportError(status, false);

@@ -95,7 +95,8 @@ class Reporter {
              {"first_step_seconds", first_step_seconds_},
              {"peak_rss_bytes", runtime::PeakResidentBytes()},
              {"num_examples", num_examples_},
-             {"truncated", truncated_}});
+             {"truncated", truncated_},
+             {"bad_rows", bad_rows_}});
       return;
     }
     std::cout << absl::StrFormat(
@@ -106,17 +107,19 @@ class Reporter {
   void Data(const data::Dataset& rows) {
     num_examples_ = rows.rows.size();
     truncated_ = rows.num_truncated;
+    bad_rows_ = rows.num_bad;
     if (rows.num_truncated > 0)
       std::cerr << "note: " << rows.num_truncated << " rows are longer than max_length and were cut\n";
     if (rows.num_empty > 0)
       std::cerr << "note: " << rows.num_empty << " rows have nothing to learn and were left out\n";
+    if (rows.num_bad > 0) std::cerr << "note: " << rows.num_bad << " bad rows were skipped:\n" << rows.bad_rows << "\n";
   }
 
  private:
   static void Print(const Json& line) { std::cout << line.dump() << std::endl; }
   bool json_, terminal_;
   double first_step_seconds_ = 0;
-  uint64_t num_examples_ = 0, truncated_ = 0;
+  uint64_t num_examples_ = 0, truncated_ = 0, bad_rows_ = 0;
 };
 
 // What is trained, and where it starts.
@@ -234,7 +237,9 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
   train::ModelCache models(runtime.files, flags.threads);
   STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded, models.Get(flags.model, options.dtype, options.device));
   model::Transformer& model = *loaded->transformer;
-  STRATA_ASSIGN_OR_RETURN(const data::Dataset rows, models.ReadRows(*loaded, flags.data, options.max_length));
+  STRATA_ASSIGN_OR_RETURN(
+      const data::Dataset rows,
+      models.ReadRows(*loaded, flags.data, train::RowPolicyOf(options, runtime::JoinPath(flags.out, "scratch"))));
   reporter.Data(rows);
   STRATA_ASSIGN_OR_RETURN(const auto state, SetUp(flags, options, plan, runtime.files, model));
   const train::LoopContext context{.model = model,
@@ -305,8 +310,9 @@ void AddTrainCommand(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("train", "Train a LoRA adapter on one file, without a server");
   command->add_option("--model", flags->model, "Model folder, GGUF file, or org/name in the HF cache")->required();
   command
-      ->add_option("--data", flags->data,
-                   "JSONL of {\"text\"}, {\"prompt\",\"completion\"} or {\"input_ids\",\"labels\"}")
+      ->add_option(
+          "--data", flags->data,
+          "JSONL (also .zst) of {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"} or {\"input_ids\",\"labels\"}")
       ->required();
   command->add_option("--out", flags->out, "Folder for the adapter, which HF PEFT loads")->required();
   command->add_option("--config", flags->config, "train.yaml (see deploy/config); - reads standard input");

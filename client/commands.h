@@ -17,7 +17,7 @@ struct CommandContext {
 // configuration, else 1.
 int ReportError(const absl::Status& status, bool misuse);
 
-void AddTokenizeCommands(CLI::App& app, CommandContext& context);  // tokenize, detokenize
+void AddTokenizeCommands(CLI::App& app, CommandContext& context);  // tokenize, detokenize, render
 void AddDigestCommand(CLI::App& app, CommandContext& context);
 void AddInspectCommand(CLI::App& app, CommandContext& context);
 void AddMergeCommand(CLI::App& app, CommandContext& context);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "client/data/json_fields.h"
-#include "client/data/unicode.h"
+#include "client/data/lines.h"
+#include "client/data/row_reader.h"
 #include "common/runtime/random.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -12,137 +12,7 @@
 namespace strata::data {
 namespace {
 
-constexpr int32_t kIgnored = -100;
 constexpr size_t kMaxNamedFaults = 20;
-constexpr int32_t kMaxPosition = 1 << 30;
-
-struct RowReader {
-  const Tokenizer* tokenizer;
-  int64_t vocab_size;  // 0: not checked
-
-  absl::StatusOr<Example> Read(std::string_view line) const;
-
- private:
-  absl::StatusOr<Example> FromText(const std::string& text) const;
-  absl::StatusOr<Example> FromCompletion(const std::string& prompt, const std::string& completion) const;
-  absl::StatusOr<Example> FromIds(const Json& row) const;
-  absl::Status NeedTokenizer() const;
-  absl::StatusOr<std::vector<int32_t>> Integers(const Json& row, const char* key, int64_t low, int64_t high) const;
-  void AppendEos(std::vector<int32_t>& ids) const;
-  absl::Status CheckIds(const Example& example) const;
-  int64_t id_bound() const { return vocab_size > 0 ? vocab_size : int64_t{INT32_MAX}; }
-};
-
-absl::Status Fault(std::string_view what) { return absl::InvalidArgumentError(std::string(what)); }
-
-absl::Status RowReader::NeedTokenizer() const {
-  return tokenizer != nullptr ? absl::OkStatus() : Fault("a row of text, but the model has no tokenizer");
-}
-
-void RowReader::AppendEos(std::vector<int32_t>& ids) const {
-  const auto eos = tokenizer->eos_id();
-  if (eos.has_value() && (ids.empty() || ids.back() != *eos)) ids.push_back(*eos);
-}
-
-// A tokenizer may know more tokens than the model has embeddings.
-absl::Status RowReader::CheckIds(const Example& example) const {
-  for (const int32_t id : example.ids) {
-    if (id >= id_bound()) {
-      return Fault(Cat("the tokenizer gives id ", id, ", but the model's vocabulary has ", vocab_size, " entries"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Example> RowReader::FromText(const std::string& text) const {
-  STRATA_RETURN_IF_ERROR(NeedTokenizer());
-  Example example;
-  example.ids = tokenizer->Encode(text, true);
-  AppendEos(example.ids);
-  example.labels = example.ids;
-  STRATA_RETURN_IF_ERROR(CheckIds(example));
-  return example;
-}
-
-absl::StatusOr<Example> RowReader::FromCompletion(const std::string& prompt, const std::string& completion) const {
-  STRATA_RETURN_IF_ERROR(NeedTokenizer());
-  Example example;
-  example.ids = tokenizer->Encode(prompt, true);
-  example.labels.assign(example.ids.size(), kIgnored);
-  std::vector<int32_t> ids = tokenizer->Encode(completion, false);
-  AppendEos(ids);
-  example.ids.insert(example.ids.end(), ids.begin(), ids.end());
-  example.labels.insert(example.labels.end(), ids.begin(), ids.end());
-  STRATA_RETURN_IF_ERROR(CheckIds(example));
-  return example;
-}
-
-absl::StatusOr<std::vector<int32_t>> RowReader::Integers(const Json& row, const char* key, int64_t low,
-                                                         int64_t high) const {
-  const Json& list = row.at(key);
-  if (!list.is_array()) return Fault(Cat("'", key, "' must be a list of integers, found ", list.type_name()));
-  std::vector<int32_t> values;
-  values.reserve(list.size());
-  for (size_t i = 0; i < list.size(); ++i) {
-    const Json& item = list[i];
-    if (!item.is_number_integer()) {
-      return Fault(Cat("'", key, "'[", i, "] must be an integer, found ", item.type_name()));
-    }
-    const bool huge = item.is_number_unsigned() && item.get<uint64_t>() > INT32_MAX;
-    const int64_t value = huge ? high : item.get<int64_t>();
-    const bool ignored = value == kIgnored && key == std::string_view("labels");
-    if (!ignored && (value < low || value >= high)) {
-      return Fault(Cat("'", key, "'[", i, "] is ", item.dump(), ", outside [", low, ", ", high, ")"));
-    }
-    values.push_back(static_cast<int32_t>(value));
-  }
-  return values;
-}
-
-absl::StatusOr<Example> RowReader::FromIds(const Json& row) const {
-  Example example;
-  STRATA_ASSIGN_OR_RETURN(example.ids, Integers(row, "input_ids", 0, id_bound()));
-  example.labels = example.ids;
-  if (row.contains("labels")) {
-    STRATA_ASSIGN_OR_RETURN(example.labels, Integers(row, "labels", 0, id_bound()));
-  }
-  if (row.contains("position_ids")) {
-    STRATA_ASSIGN_OR_RETURN(example.position_ids, Integers(row, "position_ids", 0, kMaxPosition));
-    if (example.position_ids.size() != example.ids.size()) {
-      return Fault(Cat(example.ids.size(), " input_ids, but ", example.position_ids.size(), " position_ids"));
-    }
-  }
-  if (example.labels.size() != example.ids.size()) {
-    return Fault(Cat(example.ids.size(), " input_ids, but ", example.labels.size(), " labels"));
-  }
-  return example;
-}
-
-absl::StatusOr<Example> RowReader::Read(std::string_view line) const {
-  Json row;
-  try {
-    row = Json::parse(line.begin(), line.end());
-  } catch (const Json::parse_error& error) {
-    return Fault(Cat("no valid JSON (at byte ", error.byte, " of the line)"));
-  } catch (const Json::exception&) {
-    return Fault("no valid JSON (a number out of range)");
-  }
-  if (!row.is_object()) return Fault(Cat("an object is expected, found ", row.type_name()));
-  const bool text = row.contains("text"), ids = row.contains("input_ids");
-  const bool completion = row.contains("completion") || row.contains("prompt");
-  if (text + ids + completion != 1) {
-    return Fault(Cat(text + ids + completion == 0 ? "none" : "more than one",
-                     " of the forms {\"text\"}, {\"prompt\", \"completion\"}, {\"input_ids\", \"labels\"}"));
-  }
-  if (ids) return FromIds(row);
-  for (const char* key : {"text", "prompt", "completion"}) {
-    if (text != (key == std::string_view("text"))) continue;
-    if (!row.contains(key)) return Fault(Cat("'", key, "' is missing"));
-    if (!row[key].is_string()) return Fault(Cat("'", key, "' must be a string, found ", row[key].type_name()));
-  }
-  if (text) return FromText(row["text"].get_ref<const std::string&>());
-  return FromCompletion(row["prompt"].get_ref<const std::string&>(), row["completion"].get_ref<const std::string&>());
-}
 
 bool Truncate(Example& example, size_t max_length) {
   if (example.ids.size() <= max_length) return false;
@@ -154,16 +24,54 @@ bool Truncate(Example& example, size_t max_length) {
 
 bool IsBlank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
 
-uint64_t Mix(uint64_t x) {  // the finaliser of splitmix64
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-  return x ^ (x >> 31);
+// Rows that are wrong, by their lines.
+class Faults {
+ public:
+  explicit Faults(std::string_view place) : place_(place) {}
+  void Add(uint64_t line, const absl::Status& fault) {
+    if (++count_ <= kMaxNamedFaults) named_ += Cat(count_ > 1 ? "\n" : "", place_, ":", line, ": ", fault.message());
+  }
+  uint64_t count() const { return count_; }
+  std::string Text() const {
+    if (count_ <= kMaxNamedFaults) return named_;
+    return Cat(named_, "\n", place_, ": ", count_ - kMaxNamedFaults, " more bad rows");
+  }
+
+ private:
+  std::string_view place_;
+  std::string named_;
+  uint64_t count_ = 0;
+};
+
+absl::StatusOr<Dataset> ReadRows(Lines& lines, std::string_view place, const RowReader& reader,
+                                 const DatasetOptions& options, RowsBuilder builder) {
+  Dataset dataset;
+  Faults faults(place);
+  for (uint64_t number = 1;; ++number) {
+    STRATA_ASSIGN_OR_RETURN(const std::optional<std::string_view> line, lines.Next());
+    if (!line.has_value()) break;
+    if (IsBlank(*line)) continue;
+    auto example = reader.Read(*line);
+    if (!example.ok()) {
+      faults.Add(number, example.status());
+      continue;
+    }
+    dataset.num_truncated += Truncate(*example, options.max_length) ? 1 : 0;
+    if (example->num_targets() == 0) {
+      ++dataset.num_empty;
+    } else if (faults.count() == 0 || options.skip_bad_rows) {
+      STRATA_RETURN_IF_ERROR(builder.Add(*example));
+    }
+  }
+  if (faults.count() > 0 && !options.skip_bad_rows) return absl::InvalidArgumentError(faults.Text());
+  dataset.num_bad = faults.count();
+  dataset.bad_rows = faults.Text();
+  STRATA_ASSIGN_OR_RETURN(dataset.rows, std::move(builder).Finish());
+  return dataset;
 }
 
-double HashToUnit(const Example& row, uint64_t seed) {
-  uint64_t hash = Mix(seed + 0x9E3779B97F4A7C15ULL);
-  for (const int32_t id : row.ids) hash = Mix(hash ^ (static_cast<uint32_t>(id) + 0x9E3779B97F4A7C15ULL));
-  return static_cast<double>(hash >> 11) * 0x1p-53;
+RowReader ReaderOf(const Tokenizer* tokenizer, int64_t vocab_size, const DatasetOptions& options) {
+  return {tokenizer, vocab_size, options.chat, options.no_chat};
 }
 
 }  // namespace
@@ -176,50 +84,14 @@ int64_t Example::num_targets() const {
 
 absl::StatusOr<Dataset> ParseJsonl(std::string_view text, std::string_view place, const Tokenizer* tokenizer,
                                    int64_t vocab_size, const DatasetOptions& options) {
-  const RowReader reader{tokenizer, vocab_size};
-  Dataset dataset;
-  std::string faults;
-  size_t num_faults = 0;
-  uint64_t number = 0;
-  while (!text.empty()) {
-    const size_t end = text.find('\n');
-    const std::string_view line = text.substr(0, end);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
-    ++number;
-    if (IsBlank(line)) continue;
-    auto example = reader.Read(line);
-    if (!example.ok()) {
-      if (++num_faults <= kMaxNamedFaults) {
-        faults += Cat(faults.empty() ? "" : "\n", place, ":", number, ": ", example.status().message());
-      }
-      continue;
-    }
-    dataset.num_truncated += Truncate(*example, options.max_length) ? 1 : 0;
-    if (example->num_targets() == 0) {
-      ++dataset.num_empty;
-    } else {
-      dataset.rows.push_back(*std::move(example));
-    }
-  }
-  if (num_faults > kMaxNamedFaults) faults += Cat("\n", place, ": ", num_faults - kMaxNamedFaults, " more bad rows");
-  if (num_faults > 0) return absl::InvalidArgumentError(faults);
-  return dataset;
+  return ReadRows(*LinesOf(text), place, ReaderOf(tokenizer, vocab_size, options), options, RowsBuilder());
 }
 
 absl::StatusOr<Dataset> ReadJsonl(runtime::FileSystem& files, const std::string& path, const Tokenizer* tokenizer,
                                   int64_t vocab_size, const DatasetOptions& options) {
-  STRATA_ASSIGN_OR_RETURN(const auto mapping, files.Map(path));
-  const auto bytes = mapping->bytes();
-  return ParseJsonl({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path, tokenizer, vocab_size, options);
-}
-
-std::pair<std::vector<Example>, std::vector<Example>> SplitHoldout(std::vector<Example> rows, double share,
-                                                                   uint64_t seed) {
-  std::pair<std::vector<Example>, std::vector<Example>> sides;
-  for (Example& row : rows) {
-    (HashToUnit(row, seed) < share ? sides.second : sides.first).push_back(std::move(row));
-  }
-  return sides;
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Lines> lines, OpenLines(files, path));
+  RowsBuilder builder(&files, {.scratch = options.scratch, .max_resident_bytes = options.max_resident_bytes});
+  return ReadRows(*lines, path, ReaderOf(tokenizer, vocab_size, options), options, std::move(builder));
 }
 
 BatchOrder::BatchOrder(uint64_t num_rows, uint32_t batch_size, bool shuffle, uint64_t seed, uint64_t round,
@@ -266,6 +138,12 @@ PackedBatch Pack(const std::vector<const Example*>& rows) {
     batch.starts.push_back(static_cast<int32_t>(batch.ids.size()));
   }
   return batch;
+}
+
+std::vector<const Example*> Pointers(const std::vector<Example>& rows) {
+  std::vector<const Example*> pointers;
+  for (const Example& row : rows) pointers.push_back(&row);
+  return pointers;
 }
 
 }  // namespace strata::data

@@ -5,52 +5,51 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/data/chat_template.h"
+#include "client/data/example.h"
+#include "client/data/rows.h"
 #include "client/data/tokenizer.h"
 #include "common/runtime/file_system.h"
 
 namespace strata::data {
 
-// One document. labels[i] belongs to ids[i] (unshifted); -100 = no target. The first token is never a target.
-struct Example {
-  std::vector<int32_t> ids;
-  std::vector<int32_t> labels;
-  std::vector<int32_t> position_ids;  // empty: 0..n-1
-  int64_t num_targets() const;        // labels != -100 at index >= 1
-};
-
 struct DatasetOptions {
-  uint32_t max_length = 1024;  // longer rows are cut
+  uint32_t max_length = 1024;          // longer rows are cut
+  bool skip_bad_rows = false;          // bad rows are counted and left out; false: they are an error
+  const ChatTemplate* chat = nullptr;  // for rows of messages; null: they are bad rows,
+  absl::Status no_chat = absl::NotFoundError("there is no chat template");  // for this reason
+  std::string scratch = {};  // folder for tokens beyond max_resident_bytes; empty: they stay in memory
+  size_t max_resident_bytes = size_t{64} << 20;
 };
 
 // A file's rows, in file order. A row has exactly one of the forms
 //   {"text"}: with the post-processor's special tokens, then EOS unless it is there already;
+//   {"messages"}: as the chat template writes them, the assistant's turns to be learned (chat_rows.h);
 //   {"prompt", "completion"}: tokenised apart and joined, special tokens at the prompt only, EOS behind the completion,
 //   the prompt masked;
 //   {"input_ids"[, "labels"][, "position_ids"]}: as they are; labels default to the ids.
 // Other keys are not looked at. A tokenizer without EOS adds none.
 struct Dataset {
-  std::vector<Example> rows;
+  Rows rows;
   uint64_t num_truncated = 0;  // rows cut to max_length
   uint64_t num_empty = 0;      // rows without a target, left out
+  uint64_t num_bad = 0;        // skipped
+  std::string bad_rows;        // lines of "file:line: reason" of the first 20 of them, then a count
 };
-// Lines of JSON (LF or CRLF; blank ones are skipped; the last may lack its line feed).
-// INVALID_ARGUMENT: file:line of every bad row (no JSON or UTF-8, none or two of the forms, wrong types, ids outside
-// the vocabulary, lengths that differ); at most 20 are named, then a count. Row texts are never quoted. `tokenizer` may
-// be null when every row has input_ids; `vocab_size` bounds the ids (0: not checked).
+// Lines of JSON (LF or CRLF; blank ones are skipped; the last may lack its line feed), also compressed by zstd. Each
+// row is read and tokenised once, in one pass: memory holds the tokens up to max_resident_bytes, the rest lies in
+// `scratch`. INVALID_ARGUMENT: file:line of every bad row (no JSON or UTF-8, none or two of the forms, wrong types, a
+// conversation that the template refuses, ids outside the vocabulary, lengths that differ); at most 20 are named, then
+// a count. Row texts are never quoted. DATA_LOSS: damaged compression. `tokenizer` may be null when every row has
+// input_ids; `vocab_size` bounds the ids (0: not checked).
 absl::StatusOr<Dataset> ReadJsonl(runtime::FileSystem& files, const std::string& path, const Tokenizer* tokenizer,
                                   int64_t vocab_size, const DatasetOptions& options);
-// The same from memory; `place` stands in messages where the path would.
+// The same from memory, into memory; `place` stands in messages where the path would.
 absl::StatusOr<Dataset> ParseJsonl(std::string_view text, std::string_view place, const Tokenizer* tokenizer,
                                    int64_t vocab_size, const DatasetOptions& options);
-
-// Splits by a hash of each row's ids, so that the same row always falls on the same side wherever it lies: {train, held
-// out}. `share`: of the held-out rows, in [0, 1].
-std::pair<std::vector<Example>, std::vector<Example>> SplitHoldout(std::vector<Example> rows, double share,
-                                                                   uint64_t seed);
 
 // Row indices in training order: epoch after epoch, each a permutation drawn from (seed, round, site, epoch) when
 // `shuffle`, else file order. Step t is batch t % steps_per_epoch() of epoch t / steps_per_epoch(); the last batch of
@@ -81,6 +80,7 @@ struct PackedBatch {
   int64_t num_targets = 0;
 };
 PackedBatch Pack(const std::vector<const Example*>& rows);
+std::vector<const Example*> Pointers(const std::vector<Example>& rows);
 
 }  // namespace strata::data
 

@@ -24,7 +24,7 @@ struct EvaluationResult {
 };
 
 // `keep_going` is asked before each micro-batch; false: CANCELLED.
-absl::StatusOr<EvaluationResult> EvaluateRows(model::Transformer& model, const std::vector<data::Example>& rows,
+absl::StatusOr<EvaluationResult> EvaluateRows(model::Transformer& model, const data::Rows& rows,
                                               const std::function<bool()>& keep_going);
 
 }  // namespace strata::train

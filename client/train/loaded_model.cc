@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "client/data/chat_template.h"
 #include "client/model/model_files.h"
 #include "common/status/status_macros.h"
 
@@ -26,10 +27,26 @@ absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, config::Co
   return loaded_.get();
 }
 
+RowPolicy RowPolicyOf(const config::TrainOptions& options, std::string scratch) {
+  return {.max_length = options.max_length,
+          .skip_bad_rows = options.skip_bad_rows,
+          .chat_template = options.chat_template,
+          .scratch = std::move(scratch)};
+}
+
 absl::StatusOr<data::Dataset> ModelCache::ReadRows(const LoadedModel& model, const std::string& path,
-                                                   uint32_t max_length) {
+                                                   const RowPolicy& policy) {
   const int64_t vocabulary = model.transformer->config().vocab_size;
-  auto rows = data::ReadJsonl(files_, path, model.tokenizer.get(), vocabulary, {.max_length = max_length});
+  STRATA_ASSIGN_OR_RETURN(const runtime::FileInfo info, files_.Stat(path));
+  auto chat = data::ChatTemplate::Open(files_, model.transformer->files().path(), policy.chat_template);
+  if (!chat.ok() && !policy.chat_template.empty()) return chat.status();
+  if (chat.ok()) chat->SetNow(info.modified, absl::UTCTimeZone());
+  const data::DatasetOptions options{.max_length = policy.max_length,
+                                     .skip_bad_rows = policy.skip_bad_rows,
+                                     .chat = chat.ok() ? &*chat : nullptr,
+                                     .no_chat = chat.status(),
+                                     .scratch = policy.scratch};
+  auto rows = data::ReadJsonl(files_, path, model.tokenizer.get(), vocabulary, options);
   if (!rows.ok() && model.tokenizer == nullptr && model.tokenizer_status.code() != absl::StatusCode::kNotFound) {
     return Annotate(rows.status(),
                     "the model's tokenizer cannot be used (" + std::string(model.tokenizer_status.message()) + ")");

@@ -14,6 +14,15 @@
 
 namespace strata::train {
 
+// How a file's rows are read.
+struct RowPolicy {
+  uint32_t max_length = 1024;
+  bool skip_bad_rows = false;
+  std::string chat_template = {};  // as data::ChatTemplate::Open takes it
+  std::string scratch = {};        // folder for tokens that memory should not hold; empty: it holds them all
+};
+RowPolicy RowPolicyOf(const config::TrainOptions& options, std::string scratch);
+
 struct LoadedModel {
   std::string path, device_word;  // as asked for
   config::ComputeDType dtype = config::ComputeDType::kFp32;
@@ -30,8 +39,9 @@ class ModelCache {
   // The model asked for before, else loads it in place of that one. Errors of ModelFiles::Open, ResolveDevice and
   // Transformer::Load.
   absl::StatusOr<LoadedModel*> Get(const std::string& path, config::ComputeDType dtype, const std::string& device);
-  // Rows of a file with the model's tokenizer, cut to the options' length.
-  absl::StatusOr<data::Dataset> ReadRows(const LoadedModel& model, const std::string& path, uint32_t max_length);
+  // Rows of a file with the model's tokenizer and chat template. Where that asks for the date it is the file's, so that
+  // the same files give the same tokens on any day. Errors of data::ReadJsonl.
+  absl::StatusOr<data::Dataset> ReadRows(const LoadedModel& model, const std::string& path, const RowPolicy& policy);
 
  private:
   runtime::FileSystem& files_;

@@ -54,8 +54,7 @@ absl::StatusOr<Prepared> Prepare(const TrainRequest& request, at::Device device)
   });
 }
 
-absl::Status PutEvaluation(model::Transformer& model, const std::vector<data::Example>& rows, const char* name,
-                           TrainResult& result) {
+absl::Status PutEvaluation(model::Transformer& model, const data::Rows& rows, const char* name, TrainResult& result) {
   STRATA_ASSIGN_OR_RETURN(const EvaluationResult evaluation, EvaluateRows(model, rows, nullptr));
   Put(result, name, evaluation.loss);
   return absl::OkStatus();
@@ -119,14 +118,15 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
       options_.device.empty() || options_.device == "auto" ? request.options.device : options_.device;
   STRATA_ASSIGN_OR_RETURN(LoadedModel* const loaded, models_.Get(request.model_path, request.options.dtype, device));
   model::Transformer& model = *loaded->transformer;
-  STRATA_ASSIGN_OR_RETURN(data::Dataset dataset,
-                          models_.ReadRows(*loaded, request.data_path, request.options.max_length));
-  const auto [train_rows, held_out] = data::SplitHoldout(std::move(dataset.rows), request.holdout, request.seed);
+  STRATA_ASSIGN_OR_RETURN(
+      const data::Dataset dataset,
+      models_.ReadRows(*loaded, request.data_path, RowPolicyOf(request.options, request.work_directory)));
+  const auto [train_rows, held_out] = dataset.rows.Split(request.holdout, request.seed);
 
   TrainResult result;
   result.num_examples = train_rows.size();
   int64_t held_out_tokens = 0;
-  for (const data::Example& row : held_out) held_out_tokens += row.num_targets();
+  for (size_t i = 0; i < held_out.size(); ++i) held_out_tokens += held_out[i].num_targets();
   Put(result, "heldout_tokens", static_cast<double>(held_out_tokens));
   const bool evaluate = held_out_tokens > 0;
 

@@ -63,7 +63,7 @@ bool Restore(const SavedRun& saved, const std::string& name, const at::Tensor& o
 
 class TrainingRun {
  public:
-  TrainingRun(const LoopContext& context, const config::TrainOptions& options, const std::vector<data::Example>& rows)
+  TrainingRun(const LoopContext& context, const config::TrainOptions& options, const data::Rows& rows)
       : context_(context),
         options_(options),
         rows_(rows),
@@ -93,7 +93,7 @@ class TrainingRun {
 
   const LoopContext& context_;
   const config::TrainOptions& options_;
-  const std::vector<data::Example>& rows_;
+  const data::Rows& rows_;
   const uint32_t steps_;
   const data::BatchOrder order_;
   const uint64_t dropout_;
@@ -131,12 +131,13 @@ absl::Status TrainingRun::Begin() {
 
 // Gradients of the next step's rows, micro-batch by micro-batch.
 absl::StatusOr<Gradient> TrainingRun::Accumulate() {
-  std::vector<const data::Example*> rows;
+  std::vector<data::Example> examples;
   int64_t targets = 0;
   for (const uint32_t row : order_.Rows(position_.steps)) {
-    rows.push_back(&rows_[row]);
-    targets += rows_[row].num_targets();
+    examples.push_back(rows_[row]);
+    targets += examples.back().num_targets();
   }
+  const std::vector<const data::Example*> rows = data::Pointers(examples);
   Gradient result;
   const double scale = 1 / static_cast<double>(std::max<int64_t>(targets, 1));
   uint64_t part = dropout_ + (position_.steps << 20);
@@ -338,7 +339,7 @@ uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows) {
 }
 
 absl::StatusOr<LoopSummary> RunTraining(const LoopContext& context, const config::TrainOptions& options,
-                                        const std::vector<data::Example>& rows,
+                                        const data::Rows& rows,
                                         const std::function<bool(const TrainProgress&)>& on_progress) {
   if (rows.empty()) return absl::InvalidArgumentError("no rows with a supervised token to train on");
   c10::InferenceMode inference;

@@ -65,7 +65,7 @@ uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows);
 //                halved; OUT_OF_RANGE where there is none to take back, or after kMostHalvings
 // INVALID_ARGUMENT: no rows. DATA_LOSS: the checkpoint's factors are not those of `state`.
 absl::StatusOr<LoopSummary> RunTraining(const LoopContext& context, const config::TrainOptions& options,
-                                        const std::vector<data::Example>& rows,
+                                        const data::Rows& rows,
                                         const std::function<bool(const TrainProgress&)>& on_progress);
 
 }  // namespace strata::train

@@ -125,6 +125,8 @@ v1::TrainConfig ToProto(const TrainOptions& options) {
   proto.set_checkpoint_steps(options.checkpoint_steps);
   proto.set_on_non_finite(NonFiniteWord(options.on_non_finite));
   if (options.max_memory > 0) proto.set_max_memory(options.max_memory);
+  proto.set_on_bad_row(options.skip_bad_rows ? "skip" : "stop");
+  if (!options.chat_template.empty()) proto.set_chat_template(options.chat_template);
   return proto;
 }
 

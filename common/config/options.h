@@ -74,7 +74,9 @@ struct TrainOptions {
   bool gradient_checkpointing = false;
   uint32_t checkpoint_steps = 50;  // 0: no checkpoints
   NonFinitePolicy on_non_finite = NonFinitePolicy::kStop;
-  uint64_t max_memory = 0;  // bytes; 0: no limit
+  uint64_t max_memory = 0;     // bytes; 0: no limit
+  bool skip_bad_rows = false;  // else a bad row of the data ends the training before it begins
+  std::string chat_template;   // empty: the model's own
 };
 
 struct ServerOptions {

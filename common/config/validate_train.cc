@@ -147,6 +147,11 @@ TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section)
   if (!IsDevice(options.device)) {
     section.Refuse("device", absl::StrCat("`", options.device, "`"), "auto, cpu, cuda or cuda:N");
   }
+  if (proto.has_on_bad_row()) {
+    section.RequireWord("on_bad_row", proto.on_bad_row(), {"skip", "stop"});
+    options.skip_bad_rows = proto.on_bad_row() == "skip";
+  }
+  options.chat_template = proto.chat_template();
   return options;
 }
 

@@ -46,7 +46,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     const auto packed = strata::data::Pack(rows);
     STRATA_REQUIRE(packed.ids.size() == packed.targets.size() && packed.starts.size() == rows.size() + 1);
-    const auto sides = strata::data::SplitHoldout(std::move(parsed->rows), 0.5, 7);
+    const auto sides = strata::data::parsed->rows.Split(0.5, 7);
     STRATA_REQUIRE(sides.first.size() + sides.second.size() == rows.size());
   }
   return 0;

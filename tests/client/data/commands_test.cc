@@ -53,6 +53,29 @@ TEST_F(Commands, ThereAndBack) {
             "{\"text\":\"ab a\"}\n{\"text\":\"\"}\n{\"text\":\"b\"}\n");
 }
 
+TEST_F(Commands, ConversationsAreRenderedAndBadOnesAreErrorsInTheirPlace) {
+  Write("chat_template.jinja",
+        "{% for m in messages %}{% if m.role == 'b' %}{{ raise_exception('no b') }}{% endif %}{{ '<s>' + m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<s>' }}{% endif %}\n");
+  const std::string rows =
+      Write("chats",
+            "{\"messages\": [{\"role\": \"a\", \"content\": \"ab\"}], \"add_generation_prompt\": true}\n\n"
+            "{\"messages\": [{\"role\": \"b\", \"content\": \"a\"}]}\n"
+            "{\"messages\": [{\"role\": \"assistant\", \"content\": \"b\"}]}\n");
+  const Result result = Run("", "render " + model() + " --data " + rows, "| sort");
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.out, AllOf(HasSubstr("{\"text\":\"<s>ab<s>\"}\n"), HasSubstr("{\"text\":\"<s>b\"}\n"),
+                                HasSubstr("chats:3: "), HasSubstr("{\"error\":"), HasSubstr("no b")));
+  EXPECT_EQ(Run("echo {\\\"messages\\\":[{\\\"role\\\":\\\"assistant\\\",\\\"content\\\":\\\"b\\\"}]} | ",
+                "tokenize " + model())
+                .out,
+            "{\"ids\":[3,1],\"labels\":[-100,1]}\n");
+  EXPECT_EQ(Run("", "render " + model() + " --chat-template chatml " +
+                        Write("one", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}"))
+                .out,
+            "{\"text\":\"<|im_start|>user\\na<|im_end|>\\n\"}\n");
+}
+
 TEST_F(Commands, BadRowsAreNamed) {
   const ProgramResult result =
       RunClient("", "tokenize " + model() + " " + Write("bad", "{\"text\": \"a\"}\n{\"text\": 1}\n"));

@@ -166,25 +166,25 @@ std::vector<Example> Numbered(int n) {
   return rows;
 }
 
-TEST(SplitHoldout, SideDependsOnTheRowAlone) {
-  const auto [train, held_out] = SplitHoldout(Numbered(2000), 0.1, 7);
+std::set<int32_t> FirstIds(const Rows& rows) {
+  std::set<int32_t> ids;
+  for (size_t i = 0; i < rows.size(); ++i) ids.insert(rows[i].ids[0]);
+  return ids;
+}
+
+TEST(Split, SideDependsOnTheRowAlone) {
+  const auto [train, held_out] = Rows(Numbered(2000)).Split(0.1, 7);
   EXPECT_EQ(train.size() + held_out.size(), 2000);
   EXPECT_NEAR(static_cast<double>(held_out.size()), 200, 45);
   auto shuffled = Numbered(2000);
   std::reverse(shuffled.begin(), shuffled.end());
-  const auto again = SplitHoldout(std::move(shuffled), 0.1, 7).second;
-  std::set<int32_t> a, b;
-  for (const Example& row : held_out) a.insert(row.ids[0]);
-  for (const Example& row : again) b.insert(row.ids[0]);
-  EXPECT_EQ(a, b);
-  std::set<int32_t> other;
-  for (const Example& row : SplitHoldout(Numbered(2000), 0.1, 8).second) other.insert(row.ids[0]);
-  EXPECT_NE(a, other);
+  EXPECT_EQ(FirstIds(Rows(shuffled).Split(0.1, 7).second), FirstIds(held_out));
+  EXPECT_NE(FirstIds(Rows(shuffled).Split(0.1, 8).second), FirstIds(held_out));
 }
 
-TEST(SplitHoldout, NothingAndEverything) {
-  EXPECT_THAT(SplitHoldout(Numbered(50), 0, 1).second, IsEmpty());
-  EXPECT_THAT(SplitHoldout(Numbered(50), 1, 1).first, IsEmpty());
+TEST(Split, NothingAndEverything) {
+  EXPECT_THAT(Rows(Numbered(50)).Split(0, 1).second, IsEmpty());
+  EXPECT_THAT(Rows(Numbered(50)).Split(1, 1).first, IsEmpty());
 }
 
 TEST(BatchOrder, FileOrderWithAShortLastBatch) {

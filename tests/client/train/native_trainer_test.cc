@@ -133,7 +133,7 @@ TEST(NativeTrainerTest, WarmStartTrainsTheStrongestDirections) {
   all.insert(all.end(), part.begin(), part.end());
   ASSERT_OK(model->SetBase(all, model::BaseRoute::kByDtype));
   ASSERT_OK_AND_ASSIGN(data::Dataset rows, data::ReadJsonl(testing::Files(), request.data_path, nullptr, 256, {}));
-  const auto held_out = data::SplitHoldout(std::move(rows.rows), request.holdout, request.seed).second;
+  const auto held_out = rows.rows.Split(request.holdout, request.seed).second;
   ASSERT_OK_AND_ASSIGN(const EvaluationResult evaluation, EvaluateRows(*model, held_out, nullptr));
   EXPECT_NEAR(evaluation.loss, Metric(warm, "loss_after"), 1e-5);
 }
