@@ -41,34 +41,50 @@ int64_t MatMulWorkspace(const Product& product, int threads);
 // `workspace` is overwritten. The result does not depend on the thread count.
 void MatMul(const Product& product, void* workspace, int threads);
 
-// out[t] = x[t] * rstd[t] * weight, rstd[t] = 1 / sqrt(mean(x[t]^2) + epsilon). All of one type; weight fp32 [cols],
-// rstd fp32 [rows].
-void RmsNorm(const Rows& x, const float* weight, float epsilon, const Rows& out, float* rstd, int threads);
-// sum = x + delta, rounded to the type, then RmsNorm of the rounded sum. `sum` may be `x` or `delta`.
-void AddRmsNorm(const Rows& x, const Rows& delta, const Rows& sum, const float* weight, float epsilon, const Rows& out,
-                float* rstd, int threads);
-// dx (+)= gradient of RmsNorm with respect to x, given dy.
-void RmsNormBackward(const Rows& dy, const Rows& x, const float* weight, const float* rstd, const Rows& dx,
-                     bool accumulate, int threads);
+// A norm's weights, fp32 [cols / heads]: each of the `heads` equal pieces of a row is normed on its own. Without a bias
+// RmsNorm: out = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + epsilon). With one LayerNorm: out = (x - mean) * rstd *
+// weight + bias, rstd = 1 / sqrt(mean((x - mean)^2) + epsilon).
+struct NormWeights {
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  float epsilon = 1e-6F;
+  int64_t heads = 1;
+};
+// All of one type; rstd fp32 [rows, heads].
+void Norm(const Rows& x, const NormWeights& norm, const Rows& out, float* rstd, int threads);
+// sum = x + delta, rounded to the type, then Norm of the rounded sum. `sum` may be `x` or `delta`.
+void AddNorm(const Rows& x, const Rows& delta, const Rows& sum, const NormWeights& norm, const Rows& out, float* rstd,
+             int threads);
+// dx (+)= gradient of Norm with respect to x, given dy. `dx` may be `dy` unless it accumulates.
+void NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                  bool accumulate, int threads);
 
 // Rotates the first `heads * head_dim` columns in place: halves (u, v) of each head become (u cos - v sin, v cos + u
 // sin). cos, sin: fp32 [rows, head_dim / 2]. `inverse` turns back, which is also the gradient.
 void Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
           int threads);
 
-// out = silu(gate) * up, where gate_up = [gate | up] has twice out's columns.
-void Swiglu(const Rows& gate_up, const Rows& out, int threads);
-// In place: gate_up becomes its gradient, dout becomes the forward value again.
-void SwigluBackward(const Rows& gate_up, const Rows& dout, int threads);
+// What stands between the MLP's matrices: silu(gate) * up, gelu(gate) * up, gelu(x); gelu by its tanh formula.
+enum class Unit { kSwiglu, kGeglu, kGelu };
+// The gated units read [gate | up], twice out's columns.
+constexpr bool IsGated(Unit unit) { return unit != Unit::kGelu; }
+void Activate(Unit unit, const Rows& in, const Rows& out, int threads);
+// In place: `in` becomes its gradient, `dout` becomes the forward value again.
+void ActivateBackward(Unit unit, const Rows& in, const Rows& dout, int threads);
 
 // x[t] += bias; bias fp32 [cols].
 void AddBias(const Rows& x, const float* bias, int threads);
 // x += delta.
 void Add(const Rows& x, const Rows& delta, int threads);
 
-// nll[t] = log sum exp(logits[t]) - logits[t][targets[t]]; with `gradient`, logits become (softmax - onehot) * scale.
-// REQUIRES: 0 <= targets[t] < cols.
-void CrossEntropy(const Rows& logits, const int32_t* targets, float scale, bool gradient, float* nll, int threads);
+struct LossOptions {
+  float scale = 1;        // of the gradient
+  bool gradient = false;  // logits become the gradient
+  float softcap = 0;      // > 0: logits count as softcap * tanh(logits / softcap)
+};
+// nll[t] = log sum exp(logits[t]) - logits[t][targets[t]]; the gradient is (softmax - onehot) * scale, through the cap.
+// Without `gradient` logits are left as they count. REQUIRES: 0 <= targets[t] < cols.
+void CrossEntropy(const Rows& logits, const int32_t* targets, const LossOptions& options, float* nll, int threads);
 
 // Sum of squares in double, in an order that does not depend on the thread count.
 double SumSquares(const float* values, int64_t count, int threads);

@@ -81,7 +81,7 @@ absl::StatusOr<std::vector<Entry>> EntriesOf(const MergedModel& merged, const fo
                                              GgufType type) {
   std::vector<Entry> entries;
   const model::ModelConfig& config = merged.model().config();
-  if (config.rope_scaling == model::RopeScaling::kLlama3) {
+  if (config.rope.scaling == model::RopeScaling::kLlama3) {
     entries.push_back({.tensor = nullptr,
                        .spec = {std::string(kFrequencies), GgufType::kF32, {config.head_dim / 2}},
                        .form = {},
@@ -108,14 +108,25 @@ void SetArchitecture(const model::ModelConfig& config, std::string_view architec
   set("attention.head_count_kv", config.num_kv_heads);
   set("attention.key_length", config.head_dim);
   set("attention.value_length", config.head_dim);
-  set("rope.dimension_count", config.head_dim);
   set("vocab_size", config.vocab_size);
-  metadata.SetFloat(key("rope.freq_base"), static_cast<float>(config.rope_theta));
-  metadata.SetFloat(key("attention.layer_norm_rms_epsilon"), static_cast<float>(config.rms_norm_eps));
-  if (config.rope_scaling == model::RopeScaling::kLinear) {
-    metadata.SetString(key("rope.scaling.type"), "linear");
-    metadata.SetFloat(key("rope.scaling.factor"), static_cast<float>(config.rope_factor));
+  const auto real = [&](std::string_view name, double value) {
+    metadata.SetFloat(key(name), static_cast<float>(value));
+  };
+  const bool rms = config.norm == model::NormKind::kRms;
+  real(rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", config.norm_eps);
+  if (!config.windows.empty()) {
+    set("attention.sliding_window", *std::max_element(config.windows.begin(), config.windows.end()));
   }
+  if (config.attention_softcap > 0) real("attn_logit_softcapping", config.attention_softcap);
+  if (config.logit_softcap > 0) real("final_logit_softcapping", config.logit_softcap);
+  if (config.learned_positions) return;
+  set("rope.dimension_count", config.head_dim);
+  real("rope.freq_base", config.rope.theta);
+  const bool yarn = config.rope.scaling == model::RopeScaling::kYarn;
+  if (!yarn && config.rope.scaling != model::RopeScaling::kLinear) return;
+  metadata.SetString(key("rope.scaling.type"), yarn ? "yarn" : "linear");
+  real("rope.scaling.factor", config.rope.factor);
+  if (yarn) set("rope.scaling.original_context_length", config.rope.original_max_positions);
 }
 
 // From another GGUF file all but what this file says itself.
@@ -151,7 +162,8 @@ absl::Status AppendTensor(const MergedModel& merged, const Entry& entry, runtime
   if (entry.tensor != nullptr) {
     STRATA_RETURN_IF_ERROR(StreamTensor(merged, *entry.tensor, entry.form, file, rounding));
   } else {
-    const std::vector<float> divisors = model::Llama3Divisors(merged.model().config());
+    const model::ModelConfig& config = merged.model().config();
+    const std::vector<float> divisors = model::Llama3Divisors(config.rope, config.head_dim);
     STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(divisors))));
   }
   const std::vector<std::byte> padding((format::kGgufAlignment - file.size_bytes() % format::kGgufAlignment) %
@@ -164,11 +176,8 @@ absl::Status AppendTensor(const MergedModel& merged, const Entry& entry, runtime
 absl::StatusOr<Written> WriteGgufFile(runtime::FileSystem& files, const std::string& path, const MergedModel& merged,
                                       GgufType type) {
   const model::ModelConfig& config = merged.model().config();
+  STRATA_RETURN_IF_ERROR(model::CheckSayableInGguf(config, merged.model().path()));
   const format::GgufFamily* family = format::FindGgufFamily(config.architecture);
-  if (family == nullptr) {
-    return absl::UnimplementedError(Cat("models of type '", config.architecture,
-                                        "' are not written as GGUF; known are ", format::KnownGgufModelTypes()));
-  }
   STRATA_ASSIGN_OR_RETURN(const std::vector<Entry> entries, EntriesOf(merged, *family, type));
   STRATA_ASSIGN_OR_RETURN(const GgufMetadata metadata, MetadataOf(files, merged.model(), *family, type));
   std::vector<GgufTensorSpec> specs;

@@ -9,6 +9,7 @@
 
 #include "client/data/tokenizer_to_json.h"
 #include "client/export/tensor_stream.h"
+#include "client/model/model_config.h"
 #include "common/format/gguf.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -74,22 +75,6 @@ absl::Status CopyFiles(runtime::FileSystem& files, const std::string& from, cons
   return absl::OkStatus();
 }
 
-Json RopeScalingOf(const model::ModelConfig& config) {
-  switch (config.rope_scaling) {
-    case model::RopeScaling::kNone:
-      return nullptr;
-    case model::RopeScaling::kLinear:
-      return {{"rope_type", "linear"}, {"factor", config.rope_factor}};
-    case model::RopeScaling::kLlama3:
-      return {{"rope_type", "llama3"},
-              {"factor", config.rope_factor},
-              {"low_freq_factor", config.rope_low_freq_factor},
-              {"high_freq_factor", config.rope_high_freq_factor},
-              {"original_max_position_embeddings", config.rope_original_max_positions}};
-  }
-  return nullptr;
-}
-
 // The dtype of most of the model's elements as they will be written.
 DType MostFrequent(const model::ModelFiles& model) {
   std::map<DType, int64_t> elements;
@@ -102,32 +87,13 @@ DType MostFrequent(const model::ModelFiles& model) {
 }
 
 std::string ConfigOf(const model::ModelFiles& model, const format::Gguf& gguf, DType dtype) {
-  const model::ModelConfig& config = model.config();
-  const auto token = [&gguf](const char* key) {
-    const auto id = gguf.GetUint(Cat("tokenizer.ggml.", key, "_token_id"));
-    return id.ok() ? Json(*id) : Json();
-  };
-  const Json json = {{"architectures", {"LlamaForCausalLM"}},
-                     {"attention_bias", config.attention_bias},
-                     {"bos_token_id", token("bos")},
-                     {"eos_token_id", token("eos")},
-                     {"head_dim", config.head_dim},
-                     {"hidden_act", "silu"},
-                     {"hidden_size", config.hidden_size},
-                     {"intermediate_size", config.intermediate_size},
-                     {"max_position_embeddings", config.max_positions},
-                     {"mlp_bias", config.mlp_bias},
-                     {"model_type", "llama"},
-                     {"num_attention_heads", config.num_heads},
-                     {"num_hidden_layers", config.num_layers},
-                     {"num_key_value_heads", config.num_kv_heads},
-                     {"pad_token_id", token("padding")},
-                     {"rms_norm_eps", config.rms_norm_eps},
-                     {"rope_scaling", RopeScalingOf(config)},
-                     {"rope_theta", config.rope_theta},
-                     {"tie_word_embeddings", config.tied_embeddings},
-                     {"torch_dtype", TorchName(dtype)},
-                     {"vocab_size", config.vocab_size}};
+  Json json = Json::parse(model::HfConfigText(model.config()));
+  for (const auto& [key, name] :
+       {std::pair("bos_token_id", "bos"), {"eos_token_id", "eos"}, {"pad_token_id", "padding"}}) {
+    const auto id = gguf.GetUint(Cat("tokenizer.ggml.", name, "_token_id"));
+    json[key] = id.ok() ? Json(*id) : Json();
+  }
+  json["torch_dtype"] = TorchName(dtype);
   return json.dump(2) + "\n";
 }
 

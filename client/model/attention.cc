@@ -2,12 +2,19 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
+#include <utility>
 
 namespace strata::model {
 namespace {
 
-// One document's views: [kv heads, query heads per kv head, tokens, head_dim]. The kv heads stand in the batch
+// Queries at once where scores or a mask are laid out.
+constexpr int64_t kFewestQueries = 64;
+constexpr int64_t kMostQueries = 512;
+
+// Views of a document: [kv heads, query heads per kv head, tokens, head_dim]. The kv heads stand in the batch
 // dimension, so that a group shares its k and v without copies.
 struct Views {
   at::Tensor q, k, v;
@@ -25,13 +32,129 @@ Views Split(const AttentionShape& s, const at::Tensor& rows) {
           .v = Heads(rows.narrow(1, q + kv, kv), s.num_kv_heads, s.head_dim)};
 }
 
-// Probabilities in fp32, for devices without the flash kernels that we call.
-at::Tensor Probabilities(const Views& views) {
-  const int64_t n = views.q.size(2);
-  const double scale = 1 / std::sqrt(static_cast<double>(views.q.size(3)));
-  const at::Tensor scores = at::matmul(views.q.to(at::kFloat), views.k.to(at::kFloat).transpose(-1, -2)) * scale;
-  const at::Tensor future = at::ones({n, n}, scores.options().dtype(at::kBool)).triu(1);
-  return at::softmax(scores.masked_fill(future, -INFINITY), -1);
+// Queries [first, first + rows) of a document, which see keys of [first_key, first + rows).
+struct Span {
+  int64_t first = 0, rows = 0, first_key = 0;
+  int64_t keys() const { return first + rows - first_key; }
+  Views Of(const Views& views) const {
+    return {.q = views.q.narrow(2, first, rows),
+            .k = views.k.narrow(2, first_key, keys()),
+            .v = views.v.narrow(2, first_key, keys())};
+  }
+};
+
+// A document of n tokens in one span where only causality bounds it, else in spans that skip the keys before the
+// window.
+std::vector<Span> Spans(const AttentionShape& s, int64_t n) {
+  const bool bounded = s.window > 0 && s.window < n;
+  if (!bounded && s.softcap == 0) return {{.first = 0, .rows = n, .first_key = 0}};
+  const int64_t step = bounded ? std::clamp(s.window, kFewestQueries, kMostQueries) : kMostQueries;
+  std::vector<Span> spans;
+  for (int64_t first = 0; first < n; first += step) {
+    const int64_t first_key = bounded ? std::max<int64_t>(first - s.window + 1, 0) : 0;
+    spans.push_back({.first = first, .rows = std::min(step, n - first), .first_key = first_key});
+  }
+  return spans;
+}
+
+// fp32 [queries, keys]: 0, or -inf where a key lies after the query or before its window.
+at::Tensor Mask(const AttentionShape& s, const Span& span, const at::TensorOptions& options) {
+  const int64_t offset = span.first - span.first_key;  // of the first query's own key
+  at::Tensor seen = at::ones({span.rows, span.keys()}, options.dtype(at::kBool)).tril(offset);
+  if (s.window > 0) seen = seen.triu(offset - s.window + 1);
+  return at::full(seen.sizes(), -INFINITY, options.dtype(at::kFloat)).masked_fill_(seen, 0);
+}
+
+// What ATen's flash kernel for the CPU is told beside the tensors.
+struct FlashOptions {
+  bool causal = true;
+  std::optional<at::Tensor> mask;
+};
+
+FlashOptions FlashOptionsOf(const AttentionShape& s, const Span& span, const at::TensorOptions& options) {
+  if (span.keys() == span.rows && (s.window == 0 || s.window >= span.rows)) return {};
+  return {.causal = false, .mask = Mask(s, span, options)};
+}
+
+bool ThroughFlash(const AttentionShape& s, const at::Tensor& qkv) { return qkv.is_cpu() && s.softcap == 0; }
+
+// The scores as they count before the mask, and the probabilities; fp32.
+struct Softmax {
+  at::Tensor scores, probabilities;
+};
+
+Softmax Composed(const AttentionShape& s, const Span& span, const Views& views) {
+  Softmax out;
+  out.scores = at::matmul(views.q.to(at::kFloat), views.k.to(at::kFloat).transpose(-1, -2)).mul_(s.scale);
+  if (s.softcap > 0) out.scores.div_(s.softcap).tanh_().mul_(s.softcap);
+  out.probabilities = at::softmax(out.scores + Mask(s, span, out.scores.options()), -1);
+  return out;
+}
+
+// Gradients of q, and of k and v summed over the query heads that share them.
+Views ComposedBackward(const AttentionShape& s, const Span& span, const Views& views, const at::Tensor& d_out) {
+  const Softmax softmax = Composed(s, span, views);
+  const at::Tensor& p = softmax.probabilities;
+  const at::Tensor g = d_out.to(at::kFloat);
+  const at::Tensor dp = at::matmul(g, views.v.to(at::kFloat).transpose(-1, -2));
+  at::Tensor ds = p * (dp - (dp * p).sum(-1, /*keepdim=*/true)) * s.scale;
+  if (s.softcap > 0) ds.mul_(1 - (softmax.scores / s.softcap).square());
+  return {.q = at::matmul(ds, views.k.to(at::kFloat)),
+          .k = at::matmul(ds.transpose(-1, -2), views.q.to(at::kFloat)).sum(1, /*keepdim=*/true),
+          .v = at::matmul(p.transpose(-1, -2), g).sum(1, /*keepdim=*/true)};
+}
+
+struct Flash {
+  at::Tensor out, lse;  // lse [num_heads, queries]
+};
+
+Views FlashBackward(const AttentionShape& s, const Span& span, const Views& views, const at::Tensor& d_out,
+                    const Flash& forward) {
+  const FlashOptions options = FlashOptionsOf(s, span, views.q.options());
+  const auto shared = [&](const at::Tensor& t) { return t.expand({-1, views.q.size(1), -1, -1}); };
+  const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+      d_out, views.q, shared(views.k), shared(views.v), forward.out,
+      forward.lse.unflatten(0, {s.num_kv_heads, -1}).contiguous(), 0.0, options.causal, options.mask, s.scale);
+  return {.q = dq, .k = at::sum(dk, {1}, /*keepdim=*/true, at::kFloat), .v = at::sum(dv, {1}, true, at::kFloat)};
+}
+
+void ForwardSpan(const AttentionShape& s, const Span& span, const Views& views, const Flash& result) {
+  if (!ThroughFlash(s, views.q)) {
+    result.out.copy_(at::matmul(Composed(s, span, views).probabilities, views.v.to(at::kFloat)));
+    return;
+  }
+  const FlashOptions options = FlashOptionsOf(s, span, views.q.options());
+  const auto shared = [&](const at::Tensor& t) { return t.expand({-1, views.q.size(1), -1, -1}); };
+  const auto [value, log_sum] = at::_scaled_dot_product_flash_attention_for_cpu(
+      views.q, shared(views.k), shared(views.v), 0.0, options.causal, options.mask, s.scale);
+  result.out.copy_(value);
+  result.lse.copy_(log_sum.reshape(result.lse.sizes()));
+}
+
+// Writes `grads` from d_out. Keys that several spans see: their gradients add up in fp32.
+void BackwardDocument(const AttentionShape& s, const Views& views, const Flash& forward, const at::Tensor& d_out,
+                      const Views& grads) {
+  const std::vector<Span> spans = Spans(s, views.q.size(2));
+  Views sums;
+  for (const Span& span : spans) {
+    const at::Tensor d = d_out.narrow(2, span.first, span.rows);
+    const Flash part{forward.out.narrow(2, span.first, span.rows), forward.lse.narrow(1, span.first, span.rows)};
+    Views own = ThroughFlash(s, views.q) ? FlashBackward(s, span, span.Of(views), d, part)
+                                         : ComposedBackward(s, span, span.Of(views), d);
+    grads.q.narrow(2, span.first, span.rows).copy_(own.q);
+    if (spans.size() == 1) {
+      sums = std::move(own);
+      continue;
+    }
+    if (!sums.k.defined()) {
+      sums.k = at::zeros(views.k.sizes(), own.k.options());
+      sums.v = at::zeros_like(sums.k);
+    }
+    sums.k.narrow(2, span.first_key, span.keys()).add_(own.k);
+    sums.v.narrow(2, span.first_key, span.keys()).add_(own.v);
+  }
+  grads.k.copy_(sums.k);
+  grads.v.copy_(sums.v);
 }
 
 }  // namespace
@@ -43,15 +166,10 @@ void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, 
     if (n == 0) continue;
     const Views views = Split(shape, qkv.narrow(0, starts[i], n));
     const at::Tensor out = Heads(o.narrow(0, starts[i], n), shape.num_kv_heads, shape.head_dim);
-    if (!qkv.is_cpu()) {
-      out.copy_(at::matmul(Probabilities(views), views.v.to(at::kFloat)));
-      continue;
+    for (const Span& span : Spans(shape, n)) {
+      ForwardSpan(shape, span, span.Of(views),
+                  {out.narrow(2, span.first, span.rows), lse.narrow(1, starts[i] + span.first, span.rows)});
     }
-    const auto expanded = views.q.sizes();
-    const auto [value, log_sum] = at::_scaled_dot_product_flash_attention_for_cpu(views.q, views.k.expand(expanded),
-                                                                                  views.v.expand(expanded), 0.0, true);
-    out.copy_(value);
-    lse.narrow(1, starts[i], n).copy_(log_sum.reshape({shape.num_heads, n}));
   }
 }
 
@@ -60,28 +178,10 @@ void AttentionBackward(const AttentionShape& shape, const std::vector<int32_t>& 
   for (size_t i = 0; i + 1 < starts.size(); ++i) {
     const int64_t n = starts[i + 1] - starts[i];
     if (n == 0) continue;
-    const Views views = Split(shape, qkv.narrow(0, starts[i], n));
-    const Views grads = Split(shape, dqkv.narrow(0, starts[i], n));
-    const at::Tensor out = Heads(o.narrow(0, starts[i], n), shape.num_kv_heads, shape.head_dim);
-    const at::Tensor d_out = Heads(d_o.narrow(0, starts[i], n), shape.num_kv_heads, shape.head_dim);
-    if (!qkv.is_cpu()) {
-      const at::Tensor p = Probabilities(views);
-      const at::Tensor g = d_out.to(at::kFloat);
-      const at::Tensor dp = at::matmul(g, views.v.to(at::kFloat).transpose(-1, -2));
-      const at::Tensor ds =
-          p * (dp - (dp * p).sum(-1, /*keepdim=*/true)) / std::sqrt(static_cast<double>(shape.head_dim));
-      grads.v.copy_(at::matmul(p.transpose(-1, -2), g).sum(1, /*keepdim=*/true));
-      grads.q.copy_(at::matmul(ds, views.k.to(at::kFloat)));
-      grads.k.copy_(at::matmul(ds.transpose(-1, -2), views.q.to(at::kFloat)).sum(1, /*keepdim=*/true));
-      continue;
-    }
-    const auto expanded = views.q.sizes();
-    const at::Tensor log_sum = lse.narrow(1, starts[i], n).unflatten(0, {shape.num_kv_heads, -1}).contiguous();
-    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        d_out, views.q, views.k.expand(expanded), views.v.expand(expanded), out, log_sum, 0.0, true);
-    grads.q.copy_(dq);
-    grads.k.copy_(at::sum(dk, {1}, /*keepdim=*/true, at::kFloat));
-    grads.v.copy_(at::sum(dv, {1}, /*keepdim=*/true, at::kFloat));
+    const auto document = [&](const at::Tensor& rows) { return rows.narrow(0, starts[i], n); };
+    const Flash forward{Heads(document(o), shape.num_kv_heads, shape.head_dim), lse.narrow(1, starts[i], n)};
+    BackwardDocument(shape, Split(shape, document(qkv)), forward,
+                     Heads(document(d_o), shape.num_kv_heads, shape.head_dim), Split(shape, document(dqkv)));
   }
 }
 

@@ -11,12 +11,16 @@ namespace strata::model {
 
 struct AttentionShape {
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  double scale = 1;    // of the scores
+  int64_t window = 0;  // tokens that one attends to, itself included; 0: all before it
+  double softcap = 0;  // > 0: a scaled score counts as softcap * tanh(score / softcap)
   int64_t width() const { return (num_heads + 2 * num_kv_heads) * head_dim; }
 };
 
 // qkv [tokens, width] holds the turned q heads, the turned k heads and the v heads of each token; o [tokens, num_heads
-// * head_dim]. Softmax in fp32, scale 1/sqrt(head_dim). Document i is rows [starts[i], starts[i + 1]). lse fp32
-// [num_heads, tokens] is what Backward needs of the softmax.
+// * head_dim]. Softmax in fp32. Document i is rows [starts[i], starts[i + 1]). lse fp32 [num_heads, tokens] is what
+// Backward needs of the softmax. On the CPU memory grows with a document's length, not with its
+// square.
 void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
                const at::Tensor& o, const at::Tensor& lse);
 // dqkv [tokens, width] from d o.

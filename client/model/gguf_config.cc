@@ -6,7 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "client/model/family.h"
 #include "client/model/model_config.h"
+#include "client/model/model_tensors.h"
+#include "common/format/gguf_names.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 
@@ -16,10 +19,11 @@ namespace {
 using format::Gguf;
 using format::GgufTensor;
 
-// Reads llama.* keys; what is wrong is collected.
+// Reads the keys of one architecture, ARCHITECTURE.*; what is wrong is collected.
 class Reader {
  public:
-  Reader(const Gguf& gguf, Faults& faults) : gguf_(gguf), faults_(faults) {}
+  Reader(const Gguf& gguf, std::string_view architecture, Faults& faults)
+      : gguf_(gguf), prefix_(Cat(architecture, ".")), faults_(faults) {}
 
   bool Has(std::string_view key) const { return gguf_.metadata().contains(Full(key)); }
   int64_t Integer(std::string_view key) {
@@ -41,7 +45,7 @@ class Reader {
   }
 
  private:
-  static std::string Full(std::string_view key) { return Cat("llama.", key); }
+  std::string Full(std::string_view key) const { return Cat(prefix_, key); }
   template <typename T>
   T Fault(const absl::Status& status) {
     faults_.Add(std::string(status.message()));
@@ -49,6 +53,7 @@ class Reader {
   }
 
   const Gguf& gguf_;
+  std::string prefix_;
   Faults& faults_;
 };
 
@@ -71,16 +76,48 @@ void ReadSizes(const Gguf& gguf, Reader& reader, ModelConfig& config) {
   config.head_dim = reader.Integer("attention.key_length", even_share);
   config.max_positions = reader.Integer("context_length");
   config.vocab_size = VocabSize(gguf, reader);
-  config.rms_norm_eps = reader.Number("attention.layer_norm_rms_epsilon");
-  config.rope_theta = reader.Number("rope.freq_base", 10000);
+  config.norm_eps = reader.Number(config.norm == NormKind::kRms ? "attention.layer_norm_rms_epsilon"
+                                                                : "attention.layer_norm_epsilon");
+  config.norm_offset = 0;  // the file's weights hold it
   config.tied_embeddings = gguf.Find("output.weight") == nullptr;
-  config.attention_bias = gguf.Find("blk.0.attn_q.bias") != nullptr;
-  config.mlp_bias = gguf.Find("blk.0.ffn_up.bias") != nullptr;
+}
+
+// The first layer's tensors say which modules have biases.
+void ReadBiases(const Gguf& gguf, const format::GgufFamily& names, const Family& family, ModelConfig& config) {
+  for (const LinearEntry& linear : family.linears) {
+    const format::GgufModuleName module = format::GgufModuleOfHf(names, Cat(LayerPrefix(family, 0), linear.name));
+    const bool bias = gguf.Find(module.gguf + ".bias") != nullptr;
+    (linear.group == kQkv ? config.qkv_bias : linear.group == kOut ? config.output_bias : config.mlp_bias) = bias;
+  }
+}
+
+// What the score's divisor is where no key says it.
+double ImpliedScalar(const Family& family, const ModelConfig& config) {
+  const bool even = family.even_scalar_layers > 0 && config.num_layers == family.even_scalar_layers;
+  return static_cast<double>(even ? config.hidden_size / std::max<int64_t>(config.num_heads, 1) : config.head_dim);
+}
+
+// Which layers have the window that a key says.
+std::vector<int64_t> ImpliedWindows(const Family& family, int64_t num_layers, int64_t window) {
+  std::vector<int64_t> windows;
+  if (window <= 0 || family.windows == WindowRule::kNone || family.windows == WindowRule::kSwitched) return windows;
+  for (int64_t layer = 0; layer < num_layers; ++layer) {
+    const bool full = family.windows == WindowRule::kPattern && (layer + 1) % family.window_pattern == 0;
+    windows.push_back(full ? 0 : window);
+  }
+  return windows;
+}
+
+void ReadAttention(Reader& reader, const Family& family, ModelConfig& config) {
+  config.rope.theta = reader.Number("rope.freq_base", config.rope.theta);
+  config.query_scalar = ImpliedScalar(family, config);
+  config.attention_softcap = reader.Number("attn_logit_softcapping", config.attention_softcap);
+  config.logit_softcap = reader.Number("final_logit_softcapping", config.logit_softcap);
 }
 
 absl::Status CheckKnown(Reader& reader, std::string_view place, const ModelConfig& config) {
   if (reader.Integer("expert_count", 0) > 0) {
-    return absl::UnimplementedError(Cat(place, ": models with experts (llama.expert_count) are not known"));
+    return absl::UnimplementedError(Cat(place, ": models with experts (expert_count) are not known"));
   }
   if (const int64_t rotary = reader.Integer("rope.dimension_count", config.head_dim); rotary != config.head_dim) {
     return absl::UnimplementedError(
@@ -93,17 +130,20 @@ absl::Status CheckKnown(Reader& reader, std::string_view place, const ModelConfi
   return absl::OkStatus();
 }
 
-absl::Status ReadScaling(Reader& reader, std::string_view place, ModelConfig& config) {
-  double factor = reader.Number("rope.scale_linear", 1);
+absl::Status ReadScaling(Reader& reader, std::string_view place, const ModelConfig& model, RopeConfig& rope) {
+  const double factor = reader.Number("rope.scale_linear", 1);
   const std::string type = reader.String("rope.scaling.type", factor == 1 ? "none" : "linear");
   if (type == "none") return absl::OkStatus();
-  if (type != "linear") {
+  if (type != "linear" && type != "yarn") {
     return absl::UnimplementedError(
-        Cat(place, ": rotary scaling '", type.substr(0, 60), "' is not known; known: none, linear"));
+        Cat(place, ": rotary scaling '", type.substr(0, 60), "' is not known; known: none, linear, yarn"));
   }
-  factor = reader.Number("rope.scaling.factor", factor);
-  config.rope_scaling = RopeScaling::kLinear;
-  config.rope_factor = factor;
+  rope.scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kYarn;
+  rope.factor = reader.Number("rope.scaling.factor", factor);
+  if (rope.scaling == RopeScaling::kYarn) {
+    rope.original_max_positions = reader.Integer("rope.scaling.original_context_length", model.max_positions);
+    rope.attention_factor = YarnAmplitude(rope.factor, 1);
+  }
   return absl::OkStatus();
 }
 
@@ -127,16 +167,16 @@ absl::Status ReadDivisors(const Gguf& gguf, std::string_view place, ModelConfig&
   if (!decoded.ok()) return Annotate(decoded, place);
   const float largest = *std::max_element(divisors.begin(), divisors.end());
   if (Near(divisors, std::vector<float>(divisors.size(), 1.0F))) return absl::OkStatus();
-  ModelConfig scaled = config;
-  scaled.rope_scaling = RopeScaling::kLlama3;
-  scaled.rope_factor = largest;
-  for (int64_t original = 32; original <= (1 << 20) && config.rope_scaling == RopeScaling::kNone; original *= 2) {
+  RopeConfig scaled = config.rope;
+  scaled.scaling = RopeScaling::kLlama3;
+  scaled.factor = largest;
+  for (int64_t original = 32; original <= (1 << 20) && config.rope.scaling == RopeScaling::kNone; original *= 2) {
     for (const auto& [low, high] : {std::array{1.0, 4.0}, std::array{1.0, 2.0}, std::array{1.0, 8.0}}) {
-      scaled.rope_original_max_positions = original;
-      scaled.rope_low_freq_factor = low;
-      scaled.rope_high_freq_factor = high;
-      if (Near(divisors, Llama3Divisors(scaled))) {
-        config = scaled;
+      scaled.original_max_positions = original;
+      scaled.low_freq_factor = low;
+      scaled.high_freq_factor = high;
+      if (Near(divisors, Llama3Divisors(scaled, config.head_dim))) {
+        config.rope = scaled;
         return absl::OkStatus();
       }
     }
@@ -148,22 +188,50 @@ absl::Status ReadDivisors(const Gguf& gguf, std::string_view place, ModelConfig&
 
 }  // namespace
 
-std::vector<float> Llama3Divisors(const ModelConfig& config) {
+absl::Status CheckSayableInGguf(const ModelConfig& config, std::string_view place) {
+  const format::GgufFamily* names = format::FindGgufFamily(config.architecture);
+  const Family* family = names == nullptr ? nullptr : FindFamily(names->model_types.front());
+  if (family == nullptr) {
+    return absl::UnimplementedError(Cat(place, ": models of type '", config.architecture,
+                                        "' are not written as GGUF; known are ", format::KnownGgufModelTypes()));
+  }
+  const auto missing = [place](std::string_view what) {
+    return absl::UnimplementedError(Cat(place, ": GGUF has no key for ", what, "; write an HF directory instead"));
+  };
+  if (config.rope.scaling == RopeScaling::kDynamic) return missing("dynamic rotary scaling");
+  if (config.rope.scaling == RopeScaling::kYarn) {
+    const RopeConfig standard{.theta = config.rope.theta,
+                              .scaling = RopeScaling::kYarn,
+                              .factor = config.rope.factor,
+                              .original_max_positions = config.rope.original_max_positions,
+                              .attention_factor = YarnAmplitude(config.rope.factor, 1)};
+    if (!(config.rope == standard)) return missing("yarn scaling with other than its usual parameters");
+  }
+  if (config.query_scalar != ImpliedScalar(*family, config)) return missing("this query_pre_attn_scalar");
+  const int64_t window = config.windows.empty() ? 0 : *std::max_element(config.windows.begin(), config.windows.end());
+  if (config.windows != ImpliedWindows(*family, config.num_layers, window)) {
+    return missing(Cat("these layers' windows of ", window, " tokens (sliding_window)"));
+  }
+  const bool two = family->keys.window_theta[0] != '\0';
+  if (two && !(config.window_rope == family->defaults.window_rope)) return missing("this rope_local_base_freq");
+  return absl::OkStatus();
+}
+
+std::vector<float> Llama3Divisors(const RopeConfig& rope, int64_t head_dim) {
   std::vector<float> divisors;
-  const auto original = static_cast<double>(config.rope_original_max_positions);
-  const double low_wavelength = original / config.rope_low_freq_factor;
-  const double high_wavelength = original / config.rope_high_freq_factor;
-  for (int64_t i = 0; i < config.head_dim; i += 2) {
-    const double frequency =
-        std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(config.head_dim));
+  const auto original = static_cast<double>(rope.original_max_positions);
+  const double low_wavelength = original / rope.low_freq_factor;
+  const double high_wavelength = original / rope.high_freq_factor;
+  for (int64_t i = 0; i < head_dim; i += 2) {
+    const double frequency = std::pow(rope.theta, -static_cast<double>(i) / static_cast<double>(head_dim));
     const double wavelength = 2 * std::numbers::pi / frequency;
     double divisor = 1;
     if (wavelength > low_wavelength) {
-      divisor = config.rope_factor;
+      divisor = rope.factor;
     } else if (wavelength >= high_wavelength) {
-      const double smooth = (original / wavelength - config.rope_low_freq_factor) /
-                            (config.rope_high_freq_factor - config.rope_low_freq_factor);
-      divisor = 1 / ((1 - smooth) / config.rope_factor + smooth);
+      const double smooth =
+          (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+      divisor = 1 / ((1 - smooth) / rope.factor + smooth);
     }
     divisors.push_back(static_cast<float>(divisor));
   }
@@ -173,17 +241,23 @@ std::vector<float> Llama3Divisors(const ModelConfig& config) {
 absl::StatusOr<ModelConfig> ConfigFromGguf(const Gguf& gguf, std::string_view place) {
   const auto architecture = gguf.GetString("general.architecture");
   if (!architecture.ok()) return Annotate(architecture.status(), place);
-  STRATA_RETURN_IF_ERROR(CheckArchitecture(*architecture, place));
+  const format::GgufFamily* names = format::FindGgufArchitecture(*architecture);
+  const Family* family = names == nullptr ? nullptr : FindFamily(names->model_types.front());
+  if (family == nullptr) return UnknownArchitecture(*architecture, place);
   Faults faults;
-  Reader reader(gguf, faults);
-  ModelConfig config;
-  config.architecture = "llama";
+  Reader reader(gguf, *architecture, faults);
+  ModelConfig config = family->defaults;
   ReadSizes(gguf, reader, config);
+  ReadBiases(gguf, *names, *family, config);
+  ReadAttention(reader, *family, config);
   if (faults.empty()) CheckNumbers(config, faults);
   STRATA_RETURN_IF_ERROR(faults.ToStatus(place));
+  config.windows = ImpliedWindows(*family, config.num_layers, reader.Integer("attention.sliding_window", 0));
   STRATA_RETURN_IF_ERROR(CheckKnown(reader, place, config));
-  STRATA_RETURN_IF_ERROR(ReadScaling(reader, place, config));
+  STRATA_RETURN_IF_ERROR(ReadScaling(reader, place, config, config.rope));
   STRATA_RETURN_IF_ERROR(ReadDivisors(gguf, place, config));
+  // Where they are others, they stand in no key: the family's.
+  if (family->keys.window_theta[0] == '\0') config.window_rope = config.rope;
   CheckNumbers(config, faults);
   STRATA_RETURN_IF_ERROR(faults.ToStatus(place));
   return config;

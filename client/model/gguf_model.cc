@@ -6,9 +6,10 @@
 #include <vector>
 
 #include "client/model/faults.h"
-#include "client/model/llama_tensors.h"
 #include "client/model/model_config.h"
 #include "client/model/model_open.h"
+#include "client/model/model_tensors.h"
+#include "common/format/gguf_names.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 
@@ -19,49 +20,9 @@ using format::Gguf;
 using format::GgufTensor;
 using format::GgufType;
 
-struct NamePair {
-  std::string_view gguf, hf;
-};
-constexpr NamePair kGlobalNames[] = {
-    {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
-constexpr NamePair kLayerNames[] = {
-    {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},   {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"}, {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},       {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"}};
-
-template <size_t kSize>
-std::string Translate(const NamePair (&names)[kSize], std::string_view stem) {
-  for (const NamePair& pair : names) {
-    if (pair.gguf == stem) return std::string(pair.hf);
-  }
-  return "";
-}
-
-// "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight"; empty: not of a llama model.
-std::string HfName(std::string_view name) {
-  const size_t dot = name.rfind('.');
-  if (dot == std::string_view::npos) return "";
-  const std::string_view suffix = name.substr(dot);
-  std::string_view stem = name.substr(0, dot);
-  if (suffix != ".weight" && suffix != ".bias") return "";
-  if (!stem.starts_with("blk.")) {
-    const std::string translated = Translate(kGlobalNames, stem);
-    return translated.empty() ? "" : Cat(translated, suffix);
-  }
-  stem.remove_prefix(4);
-  const size_t second = stem.find('.');
-  if (second == std::string_view::npos) return "";
-  const std::string layer(stem.substr(0, second));
-  const std::string translated = Translate(kLayerNames, stem.substr(second + 1));
-  const bool number = !layer.empty() && layer.size() < 6 &&
-                      std::all_of(layer.begin(), layer.end(), [](char c) { return c >= '0' && c <= '9'; }) &&
-                      (layer == "0" || layer[0] != '0');
-  return translated.empty() || !number ? "" : Cat("model.layers.", layer, ".", translated, suffix);
-}
-
 struct Located {
   const GgufTensor* tensor = nullptr;
-  int64_t rotary_heads = 0;  // > 0: rotary pairs are adjacent rows in the file, half a head apart for HF
+  bool rotary = false;  // rotary pairs are adjacent rows in the file, half a head apart for HF
 };
 
 class GgufModel : public ModelFiles {
@@ -73,7 +34,7 @@ class GgufModel : public ModelFiles {
   const std::string& path() const override { return path_; }
   const std::vector<ModelTensor>& tensors() const override { return tensors_; }
   const std::vector<std::string>& weight_files() const override { return weight_files_; }
-  std::vector<config::ModuleShape> LinearModules() const override { return LlamaLinearModules(config_); }
+  std::vector<config::ModuleShape> LinearModules() const override { return LinearModulesOf(config_); }
 
   absl::Status ReadRows(std::string_view tensor, int64_t first_row, std::span<float> out) const override;
   std::span<const std::byte> RawBytes(std::string_view tensor) const override;
@@ -93,7 +54,6 @@ class GgufModel : public ModelFiles {
   }
   absl::Status ReadRotaryRows(const Located& found, int64_t first_row, std::span<float> out) const;
   void Locate(Faults& faults);
-  void CheckExpected(Faults& faults);
 
   ModelConfig config_;
   std::string path_;
@@ -138,8 +98,8 @@ absl::Status GgufModel::ReadRotaryRows(const Located& found, int64_t first_row, 
 absl::Status GgufModel::ReadRows(std::string_view tensor, int64_t first_row, std::span<float> out) const {
   const Located found = Find(tensor);
   if (found.tensor == nullptr) return absl::NotFoundError(Cat(path_, ": no tensor '", tensor, "'"));
-  const absl::Status read = found.rotary_heads > 0 ? ReadRotaryRows(found, first_row, out)
-                                                   : format::DecodeGgufRows(*found.tensor, first_row, out);
+  const absl::Status read =
+      found.rotary ? ReadRotaryRows(found, first_row, out) : format::DecodeGgufRows(*found.tensor, first_row, out);
   if (!read.ok()) return Annotate(read, path_);
   if (static_cast<int64_t>(out.size()) == found.tensor->num_elements()) ReleasePages(tensor);
   return absl::OkStatus();
@@ -147,7 +107,7 @@ absl::Status GgufModel::ReadRows(std::string_view tensor, int64_t first_row, std
 
 std::span<const std::byte> GgufModel::RawBytes(std::string_view tensor) const {
   const Located found = Find(tensor);
-  if (found.tensor == nullptr || found.rotary_heads > 0) return {};
+  if (found.tensor == nullptr || found.rotary) return {};
   switch (static_cast<GgufType>(found.tensor->type)) {
     case GgufType::kF32:
     case GgufType::kF16:
@@ -166,36 +126,30 @@ void GgufModel::ReleasePages(std::string_view tensor) const {
 }
 
 void GgufModel::Locate(Faults& faults) {
+  const format::GgufFamily& family = *format::FindGgufFamily(config_.architecture);
+  std::set<std::string, std::less<>> known = {"rope_freqs.weight"};  // its effect is in the configuration
+  for (ExpectedTensor& expected : ExpectedTensors(config_)) {
+    const size_t dot = expected.name.rfind('.');
+    const format::GgufModuleName module =
+        format::GgufModuleOfHf(family, std::string_view(expected.name).substr(0, dot));
+    const std::string name = module.gguf + expected.name.substr(dot);
+    const GgufTensor* tensor = gguf_.Find(name);
+    known.insert(name);
+    if (tensor == nullptr) {
+      faults.Add(Cat("the tensor '", name, "' (", expected.name, ") ", ShapeText(expected.shape), " is missing"));
+      continue;
+    }
+    if (tensor->shape != expected.shape) {
+      faults.Add(Cat("tensor '", tensor->name, "': expected shape ", ShapeText(expected.shape), ", found ",
+                     ShapeText(tensor->shape)));
+    }
+    const bool rotary =
+        module.change == format::GgufChange::kQueryRows || module.change == format::GgufChange::kKeyRows;
+    located_.emplace(std::move(expected.name), Located{.tensor = tensor, .rotary = rotary});
+  }
   for (const GgufTensor& tensor : gguf_.tensors()) {
-    if (tensor.name == "rope_freqs.weight") continue;  // its effect is in the configuration
-    std::string name = HfName(tensor.name);
-    if (name.empty()) {
-      faults.Add(Cat("tensor '", tensor.name, "' ", ShapeText(tensor.shape), " is not part of a llama model"));
-      continue;
-    }
-    located_.emplace(std::move(name), Located{.tensor = &tensor});
-  }
-}
-
-void GgufModel::CheckExpected(Faults& faults) {
-  std::set<std::string, std::less<>> known;
-  for (const ExpectedTensor& expected : ExpectedTensors(config_)) {
-    known.insert(expected.name);
-    const auto it = located_.find(expected.name);
-    if (it == located_.end()) {
-      faults.Add(Cat("the tensor for '", expected.name, "' ", ShapeText(expected.shape), " is missing"));
-      continue;
-    }
-    it->second.rotary_heads = expected.rotary_heads;
-    const GgufTensor& tensor = *it->second.tensor;
-    if (tensor.shape != expected.shape) {
-      faults.Add(Cat("tensor '", tensor.name, "': expected shape ", ShapeText(expected.shape), ", found ",
-                     ShapeText(tensor.shape)));
-    }
-  }
-  for (const auto& [name, found] : located_) {
-    if (known.contains(name)) continue;
-    faults.Add(Cat("tensor '", found.tensor->name, "' ", ShapeText(found.tensor->shape),
+    if (known.contains(tensor.name)) continue;
+    faults.Add(Cat("tensor '", tensor.name, "' ", ShapeText(tensor.shape),
                    " is not part of the model that the metadata describes"));
   }
 }
@@ -203,7 +157,6 @@ void GgufModel::CheckExpected(Faults& faults) {
 absl::Status GgufModel::Load() {
   Faults faults;
   Locate(faults);
-  CheckExpected(faults);
   STRATA_RETURN_IF_ERROR(faults.ToStatus(path_));
   Faults encodings;
   for (const auto& [name, found] : located_) {

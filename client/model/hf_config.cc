@@ -1,10 +1,12 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/str_format.h"
+#include "client/model/family.h"
 #include "client/model/model_config.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -48,6 +50,9 @@ class Reader {
     if (value->is_number()) return value->get<double>();
     return WrongType(key, "a number", *value, otherwise.value_or(0));
   }
+  // As above, but null says 0: the feature is off.
+  double NumberOrOff(const char* key, double otherwise) { return IsNull(key) ? 0 : Number(key, otherwise); }
+  int64_t IntegerOrOff(const char* key, int64_t otherwise) { return IsNull(key) ? 0 : Integer(key, otherwise); }
   bool Bool(const char* key, bool otherwise) {
     const Json* value = Find(key);
     if (value == nullptr) return otherwise;
@@ -62,6 +67,10 @@ class Reader {
   }
 
  private:
+  bool IsNull(const char* key) const {
+    const auto it = object_.find(key);
+    return it != object_.end() && it->is_null();
+  }
   template <typename T>
   T Missing(const char* key, const std::optional<T>& otherwise) {
     if (!otherwise.has_value()) faults_.Add(Cat("key `", prefix_, key, "` is missing"));
@@ -79,63 +88,110 @@ class Reader {
   Faults& faults_;
 };
 
-std::string Architecture(const Json& object) {
+constexpr char kFull[] = "full_attention";
+constexpr char kSliding[] = "sliding_attention";
+
+absl::StatusOr<const Family*> FamilyOfObject(const Json& object, std::string_view place) {
+  std::string name;
+  const Family* family = nullptr;
   const auto type = object.find("model_type");
-  if (type != object.end() && type->is_string()) return type->get<std::string>();
   const auto classes = object.find("architectures");
-  if (classes != object.end() && classes->is_array() && !classes->empty() && classes->front().is_string()) {
-    const auto name = classes->front().get<std::string>();
-    return name == "LlamaForCausalLM" ? "llama" : name;
+  if (type != object.end() && type->is_string()) {
+    name = type->get<std::string>();
+    family = FindFamily(name);
+  } else if (classes != object.end() && classes->is_array() && !classes->empty() && classes->front().is_string()) {
+    name = classes->front().get<std::string>();
+    family = FindFamilyByClass(name);
   }
-  return "";
+  if (family == nullptr) return UnknownArchitecture(name, place);
+  return family;
 }
 
 // What would change the result and is not computed here.
-absl::Status CheckKnown(const Json& object, std::string_view place) {
-  STRATA_RETURN_IF_ERROR(CheckArchitecture(Architecture(object), place));
-  Faults ignored;
-  Reader reader(object, "", ignored);
-  if (const Json* quantisation = reader.Find("quantization_config"); quantisation != nullptr) {
+absl::Status CheckKnown(Reader& reader, std::string_view place) {
+  if (reader.Find("quantization_config") != nullptr) {
     return absl::UnimplementedError(Cat(place,
                                         ": key `quantization_config`: quantised HF checkpoints are not read; use "
                                         "the unquantised checkpoint or a GGUF file"));
   }
-  if (const std::string act = reader.String("hidden_act", "silu"); act != "silu") {
-    return absl::UnimplementedError(Cat(place, ": key `hidden_act`: activation '", act, "' is not known; known: silu"));
+  constexpr std::pair<const char*, bool> kComputed[] = {{"scale_attn_by_inverse_layer_idx", false},
+                                                        {"scale_attn_weights", true},
+                                                        {"add_cross_attention", false},
+                                                        {"use_bidirectional_attention", false}};
+  for (const auto& [key, value] : kComputed) {
+    if (reader.Bool(key, value) != value) {
+      return absl::UnimplementedError(
+          Cat(place, ": key `", key, "`: expected ", value ? "true" : "false", ", the other is not computed"));
+    }
   }
   return absl::OkStatus();
 }
 
-void ReadLlama3(Reader& rope, ModelConfig& config) {
-  config.rope_factor = rope.Number("factor", std::nullopt);
-  config.rope_low_freq_factor = rope.Number("low_freq_factor", std::nullopt);
-  config.rope_high_freq_factor = rope.Number("high_freq_factor", std::nullopt);
-  config.rope_original_max_positions = rope.Integer("original_max_position_embeddings", std::nullopt);
+absl::Status ReadActivation(Reader& reader, const ConfigKeys& keys, std::string_view place, ModelConfig& config) {
+  const bool gated = kernels::IsGated(config.unit);
+  const std::string standard = config.unit == kernels::Unit::kSwiglu ? "silu" : "gelu_new";
+  const std::string name = reader.String(keys.activation, standard);
+  const bool gelu = name == "gelu_new" || name == "gelu_pytorch_tanh";
+  if (gelu || (gated && (name == "silu" || name == "swish"))) {
+    config.unit = !gated ? kernels::Unit::kGelu : gelu ? kernels::Unit::kGeglu : kernels::Unit::kSwiglu;
+    return absl::OkStatus();
+  }
+  return absl::UnimplementedError(Cat(place, ": key `", keys.activation, "`: activation '", name.substr(0, 60),
+                                      "' is not known; known: ", gated ? "silu, " : "", "gelu_new, gelu_pytorch_tanh"));
 }
 
-// `rope` is rope_parameters or rope_scaling; the older releases call the type just `type`.
-absl::Status ReadScaling(Reader rope, std::string_view place, ModelConfig& config) {
+void ReadLlama3(Reader& rope, RopeConfig& config) {
+  config.low_freq_factor = rope.Number("low_freq_factor", std::nullopt);
+  config.high_freq_factor = rope.Number("high_freq_factor", std::nullopt);
+  config.original_max_positions = rope.Integer("original_max_position_embeddings", std::nullopt);
+}
+
+void ReadYarn(Reader& rope, const ModelConfig& model, RopeConfig& config) {
+  config.original_max_positions = rope.Integer("original_max_position_embeddings", model.max_positions);
+  config.beta_fast = rope.Number("beta_fast", 32);
+  config.beta_slow = rope.Number("beta_slow", 1);
+  config.truncate = rope.Bool("truncate", true);
+  const double scale = rope.Number("mscale", 0);
+  const double scale_all = rope.Number("mscale_all_dim", 0);
+  const double standard = scale != 0 && scale_all != 0
+                              ? YarnAmplitude(config.factor, scale) / YarnAmplitude(config.factor, scale_all)
+                              : YarnAmplitude(config.factor, 1);
+  config.attention_factor = rope.Number("attention_factor", standard);
+}
+
+// `rope` describes one kind of layer; the older releases call the type just `type`.
+absl::Status ReadScaling(Reader rope, std::string_view place, const ModelConfig& model, RopeConfig& config) {
+  constexpr std::pair<std::string_view, RopeScaling> kTypes[] = {{"default", RopeScaling::kNone},
+                                                                 {"linear", RopeScaling::kLinear},
+                                                                 {"dynamic", RopeScaling::kDynamic},
+                                                                 {"llama3", RopeScaling::kLlama3},
+                                                                 {"yarn", RopeScaling::kYarn}};
+  config.theta = rope.Number("rope_theta", config.theta);
   const std::string type = rope.String("rope_type", rope.String("type", "default"));
   if (rope.Number("partial_rotary_factor", 1) != 1) {
     return absl::UnimplementedError(Cat(place, ": rotary embeddings over a part of each head are not known"));
   }
-  if (type == "default") return absl::OkStatus();
-  if (type == "linear") {
-    config.rope_scaling = RopeScaling::kLinear;
-    config.rope_factor = rope.Number("factor", std::nullopt);
-    return absl::OkStatus();
+  const auto* known =
+      std::find_if(std::begin(kTypes), std::end(kTypes), [&](const auto& t) { return t.first == type; });
+  if (known == std::end(kTypes)) {
+    return absl::UnimplementedError(Cat(place, ": rotary scaling '", type.substr(0, 60),
+                                        "' is not known; known: default, linear, dynamic, llama3, yarn"));
   }
-  if (type == "llama3") {
-    config.rope_scaling = RopeScaling::kLlama3;
-    ReadLlama3(rope, config);
-    return absl::OkStatus();
-  }
-  return absl::UnimplementedError(
-      Cat(place, ": rotary scaling '", type.substr(0, 60), "' is not known; known: default, linear, llama3"));
+  config.scaling = known->second;
+  if (config.scaling == RopeScaling::kNone) return absl::OkStatus();
+  config.factor = rope.Number("factor", std::nullopt);
+  if (config.scaling == RopeScaling::kDynamic) config.original_max_positions = model.max_positions;
+  if (config.scaling == RopeScaling::kLlama3) ReadLlama3(rope, config);
+  if (config.scaling == RopeScaling::kYarn) ReadYarn(rope, model, config);
+  return absl::OkStatus();
 }
 
-absl::Status ReadRope(Reader& reader, std::string_view place, Faults& faults, ModelConfig& config) {
-  config.rope_theta = reader.Number("rope_theta", 10000);
+// rope_parameters may hold an object a kind of layer; else it, and rope_scaling, are of the layers without a window.
+absl::Status ReadRope(Reader& reader, const Family& family, std::string_view place, Faults& faults,
+                      ModelConfig& config) {
+  config.rope.theta = reader.Number("rope_theta", config.rope.theta);
+  const bool two = *family.keys.window_theta != '\0';
+  if (two) config.window_rope.theta = reader.Number(family.keys.window_theta, config.window_rope.theta);
   if (reader.Number("partial_rotary_factor", 1) != 1) {
     return absl::UnimplementedError(Cat(place, ": rotary embeddings over a part of each head are not known"));
   }
@@ -146,104 +202,108 @@ absl::Status ReadRope(Reader& reader, std::string_view place, Faults& faults, Mo
       faults.Add(Cat("key `", key, "`: expected an object"));
       continue;
     }
-    Reader inner(*rope, Cat(key, "."), faults);
-    config.rope_theta = inner.Number("rope_theta", config.rope_theta);
-    STRATA_RETURN_IF_ERROR(ReadScaling(inner, place, config));
+    const std::string prefix = Cat(key, ".");
+    const auto object = [&](const char* kind) { return two && rope->contains(kind) && (*rope)[kind].is_object(); };
+    if (!object(kFull) && !object(kSliding)) {
+      STRATA_RETURN_IF_ERROR(ReadScaling(Reader(*rope, prefix, faults), place, config, config.rope));
+      continue;
+    }
+    for (const auto& [kind, target] : {std::pair(kFull, &config.rope), std::pair(kSliding, &config.window_rope)}) {
+      if (!object(kind)) continue;
+      Reader inner((*rope)[kind], Cat(prefix, kind, "."), faults);
+      STRATA_RETURN_IF_ERROR(ReadScaling(inner, place, config, *target));
+    }
   }
+  if (!two) config.window_rope = config.rope;
   return absl::OkStatus();
 }
 
-void ReadSizes(Reader& reader, ModelConfig& config) {
-  config.hidden_size = reader.Integer("hidden_size", std::nullopt);
-  config.intermediate_size = reader.Integer("intermediate_size", std::nullopt);
-  config.num_layers = reader.Integer("num_hidden_layers", std::nullopt);
-  config.num_heads = reader.Integer("num_attention_heads", std::nullopt);
+// layer_types, one a layer; what is no list of the two known kinds is a fault.
+std::vector<int64_t> WindowsByType(const Json& types, int64_t window, const ModelConfig& config, Faults& faults) {
+  std::vector<int64_t> windows;
+  if (types.is_array() && static_cast<int64_t>(types.size()) == config.num_layers) {
+    for (const Json& type : types) {
+      if (type == kFull || type == kSliding) windows.push_back(type == kSliding ? window : 0);
+    }
+  }
+  if (static_cast<int64_t>(windows.size()) != config.num_layers) {
+    faults.Add(
+        Cat("key `layer_types`: expected ", config.num_layers, " times ", kFull, " or ", kSliding, ", one a layer"));
+  }
+  return windows;
+}
+
+void ReadWindows(Reader& reader, const Family& family, Faults& faults, ModelConfig& config) {
+  if (family.windows == WindowRule::kNone || !faults.empty()) return;
+  const int64_t window = reader.IntegerOrOff("sliding_window", family.default_window);
+  if (window < 0) faults.Add(Cat("key `sliding_window` is ", window, "; expected at least 1"));
+  const bool off = family.windows == WindowRule::kSwitched && !reader.Bool("use_sliding_window", false);
+  if (window <= 0 || off) return;
+  if (family.windows == WindowRule::kEvery) {
+    config.windows.assign(static_cast<size_t>(config.num_layers), window);
+    return;
+  }
+  if (const Json* types = reader.Find("layer_types"); types != nullptr) {
+    config.windows = WindowsByType(*types, window, config, faults);
+    return;
+  }
+  const int64_t first = family.windows == WindowRule::kSwitched ? reader.Integer("max_window_layers", 28) : 0;
+  const int64_t pattern =
+      family.windows == WindowRule::kPattern ? reader.Integer("sliding_window_pattern", family.window_pattern) : 0;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const bool full = layer < first || (pattern > 0 && (layer + 1) % pattern == 0);
+    config.windows.push_back(full ? 0 : window);
+  }
+}
+
+void ReadSizes(Reader& reader, const ConfigKeys& keys, ModelConfig& config) {
+  config.hidden_size = reader.Integer(keys.hidden_size, std::nullopt);
+  config.num_layers = reader.Integer(keys.num_layers, std::nullopt);
+  config.num_heads = reader.Integer(keys.num_heads, std::nullopt);
   config.vocab_size = reader.Integer("vocab_size", std::nullopt);
-  config.num_kv_heads = reader.Integer("num_key_value_heads", config.num_heads);
-  config.head_dim = reader.Integer("head_dim", config.num_heads > 0 ? config.hidden_size / config.num_heads : 0);
-  config.max_positions = reader.Integer("max_position_embeddings", 2048);
-  config.rms_norm_eps = reader.Number("rms_norm_eps", 1e-6);
-  config.tied_embeddings = reader.Bool("tie_word_embeddings", false);
-  config.attention_bias = reader.Bool("attention_bias", false);
-  config.mlp_bias = reader.Bool("mlp_bias", false);
+  // GPT-2's is four times as wide unless it says otherwise.
+  const std::optional<int64_t> four =
+      config.learned_positions ? std::optional(4 * std::clamp<int64_t>(config.hidden_size, 0, 1 << 30)) : std::nullopt;
+  config.intermediate_size = reader.Integer(keys.intermediate_size, four);
+  config.num_kv_heads =
+      *keys.num_kv_heads == '\0' ? config.num_heads : reader.Integer(keys.num_kv_heads, config.num_heads);
+  const int64_t even_share = config.num_heads > 0 ? config.hidden_size / config.num_heads : 0;
+  config.head_dim = reader.Integer("head_dim", config.head_dim > 0 ? config.head_dim : even_share);
+  config.max_positions = reader.Integer(keys.max_positions, 2048);
+}
+
+void ReadFeatures(Reader& reader, const ConfigKeys& keys, ModelConfig& config) {
+  const auto given = [](const char* key) { return *key != '\0'; };
+  config.norm_eps = reader.Number(keys.norm_eps, config.norm_eps);
+  config.tied_embeddings = reader.Bool("tie_word_embeddings", config.tied_embeddings);
+  if (given(keys.attention_bias)) config.qkv_bias = config.output_bias = reader.Bool(keys.attention_bias, false);
+  if (given(keys.mlp_bias)) config.mlp_bias = reader.Bool(keys.mlp_bias, false);
+  config.query_scalar = given(keys.query_scalar) ? reader.Number(keys.query_scalar, config.query_scalar)
+                                                 : static_cast<double>(config.head_dim);
+  if (given(keys.attention_softcap)) {
+    config.attention_softcap = reader.NumberOrOff(keys.attention_softcap, config.attention_softcap);
+  }
+  if (given(keys.logit_softcap)) config.logit_softcap = reader.NumberOrOff(keys.logit_softcap, config.logit_softcap);
 }
 
 }  // namespace
 
-absl::Status CheckArchitecture(std::string_view architecture, std::string_view place) {
-  if (architecture == "llama") return absl::OkStatus();
-  if (architecture.empty()) {
-    return absl::InvalidArgumentError(Cat(place, ": no `model_type` says which architecture this is; known: llama"));
-  }
-  return absl::UnimplementedError(
-      Cat(place, ": architecture '", architecture.substr(0, 60), "' is not known; known: llama"));
-}
-
-void CheckNumbers(const ModelConfig& config, Faults& faults) {
-  constexpr int64_t kMaxExtent = int64_t{1} << 30;
-  const auto check = [&](std::string_view name, int64_t value, int64_t limit) {
-    if (value < 1 || value > limit) faults.Add(Cat(name, " is ", value, "; expected 1 to ", limit));
-    return value >= 1 && value <= limit;
-  };
-  bool sane = check("hidden_size", config.hidden_size, kMaxExtent);
-  sane &= check("intermediate_size", config.intermediate_size, kMaxExtent);
-  sane &= check("number of layers", config.num_layers, 4096);
-  sane &= check("number of attention heads", config.num_heads, 65536);
-  sane &= check("number of key and value heads", config.num_kv_heads, 65536);
-  sane &= check("head_dim", config.head_dim, 65536);
-  sane &= check("vocab_size", config.vocab_size, kMaxExtent);
-  sane &= check("max_position_embeddings", config.max_positions, kMaxExtent);
-  if (sane && config.num_heads % config.num_kv_heads != 0) {
-    faults.Add(Cat(config.num_heads, " attention heads cannot share ", config.num_kv_heads, " key and value heads"));
-  }
-  if (sane && config.head_dim % 2 != 0) faults.Add(Cat("head_dim is ", config.head_dim, "; expected an even number"));
-  const auto positive = [&](std::string_view name, double value) {
-    if (!(value > 0) || !std::isfinite(value)) faults.Add(Cat(name, " is ", value, "; expected a positive number"));
-  };
-  positive("rms_norm_eps", config.rms_norm_eps);
-  positive("rope_theta", config.rope_theta);
-  if (config.rope_scaling != RopeScaling::kNone) positive("rotary scaling factor", config.rope_factor);
-  if (config.rope_scaling == RopeScaling::kLlama3) {
-    positive("low_freq_factor", config.rope_low_freq_factor);
-    positive("high_freq_factor", config.rope_high_freq_factor);
-    if (config.rope_high_freq_factor <= config.rope_low_freq_factor) {
-      faults.Add("high_freq_factor must be above low_freq_factor");
-    }
-    check("original_max_position_embeddings", config.rope_original_max_positions, kMaxExtent);
-  }
-}
-
 absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_view place) {
   const Json object = Json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) return absl::InvalidArgumentError(Cat(place, ": no JSON object"));
-  STRATA_RETURN_IF_ERROR(CheckKnown(object, place));
+  STRATA_ASSIGN_OR_RETURN(const Family* family, FamilyOfObject(object, place));
   Faults faults;
   Reader reader(object, "", faults);
-  ModelConfig config;
-  config.architecture = "llama";
-  ReadSizes(reader, config);
-  STRATA_RETURN_IF_ERROR(ReadRope(reader, place, faults, config));
+  STRATA_RETURN_IF_ERROR(CheckKnown(reader, place));
+  ModelConfig config = family->defaults;
+  STRATA_RETURN_IF_ERROR(ReadActivation(reader, family->keys, place, config));
+  ReadSizes(reader, family->keys, config);
+  ReadFeatures(reader, family->keys, config);
+  if (!config.learned_positions) STRATA_RETURN_IF_ERROR(ReadRope(reader, *family, place, faults, config));
   if (faults.empty()) CheckNumbers(config, faults);
+  ReadWindows(reader, *family, faults, config);
   STRATA_RETURN_IF_ERROR(faults.ToStatus(place));
   return config;
-}
-
-std::string ModelConfig::Canonical() const {
-  // Real numbers in single precision, as they are computed with: GGUF stores them so.
-  const auto real = [](double value) { return absl::StrFormat("%.9g", static_cast<float>(value)); };
-  std::string text = absl::StrFormat(
-      "architecture=%s\nhidden_size=%d\nintermediate_size=%d\nnum_layers=%d\nnum_heads=%d\nnum_kv_heads=%d\nhead_dim=%"
-      "d\n"
-      "vocab_size=%d\nrms_norm_eps=%s\nrope_theta=%s\ntied_embeddings=%d\nattention_bias=%d\nmlp_bias=%d\n",
-      architecture, hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size,
-      real(rms_norm_eps), real(rope_theta), tied_embeddings, attention_bias, mlp_bias);
-  if (rope_scaling == RopeScaling::kLinear) text += Cat("rope=linear\nrope_factor=", real(rope_factor), "\n");
-  if (rope_scaling == RopeScaling::kLlama3) {
-    text += absl::StrFormat("rope=llama3\nrope_factor=%s\nlow_freq_factor=%s\nhigh_freq_factor=%s\noriginal=%d\n",
-                            real(rope_factor), real(rope_low_freq_factor), real(rope_high_freq_factor),
-                            rope_original_max_positions);
-  }
-  return text;
 }
 
 }  // namespace strata::model

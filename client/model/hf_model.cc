@@ -6,10 +6,11 @@
 #include <utility>
 #include <vector>
 
+#include "client/model/family.h"
 #include "client/model/faults.h"
-#include "client/model/llama_tensors.h"
 #include "client/model/model_config.h"
 #include "client/model/model_open.h"
+#include "client/model/model_tensors.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -23,6 +24,7 @@ using format::TensorView;
 
 constexpr char kSingleFile[] = "model.safetensors";
 constexpr char kIndexFile[] = "model.safetensors.index.json";
+constexpr char kHead[] = "lm_head.weight";
 
 bool EndsWith(std::string_view text, std::string_view end) { return text.ends_with(end); }
 
@@ -44,7 +46,7 @@ class HfModel : public ModelFiles {
   const std::string& path() const override { return path_; }
   const std::vector<ModelTensor>& tensors() const override { return tensors_; }
   const std::vector<std::string>& weight_files() const override { return weight_files_; }
-  std::vector<config::ModuleShape> LinearModules() const override { return LlamaLinearModules(config_); }
+  std::vector<config::ModuleShape> LinearModules() const override { return LinearModulesOf(config_); }
 
   absl::Status ReadRows(std::string_view tensor, int64_t first_row, std::span<float> out) const override;
   std::span<const std::byte> RawBytes(std::string_view tensor) const override {
@@ -70,6 +72,8 @@ class HfModel : public ModelFiles {
   void CheckIndex(const std::map<std::string, std::string>& index, Faults& faults) const;
   void CheckTensors(Faults& faults);
   void DropTiedHead(Faults& faults);
+  void AddPrefix();
+  void DropBuffers();
 
   ModelConfig config_;
   std::string path_;
@@ -142,33 +146,58 @@ void HfModel::CheckIndex(const std::map<std::string, std::string>& index, Faults
   }
 }
 
+// Base models, without a head of their own, are published without the prefix of their place inside the whole model.
+void HfModel::AddPrefix() {
+  const Family& family = FamilyOf(config_);
+  const std::string embedding = Cat(family.embedding, ".weight");
+  if (!located_.contains(embedding) || located_.contains(Cat(family.prefix, embedding))) return;
+  std::map<std::string, Located, std::less<>> prefixed;
+  for (const auto& [name, found] : located_) {
+    prefixed.emplace(name == kHead ? name : Cat(family.prefix, name), found);
+  }
+  located_ = std::move(prefixed);
+}
+
+// Buffers that old checkpoints carry and that the configuration already says.
+void HfModel::DropBuffers() {
+  for (const std::string_view end : FamilyOf(config_).buffers) {
+    std::erase_if(located_, [&](const auto& entry) { return EndsWith(entry.first, end); });
+  }
+}
+
 // Some checkpoints store the head beside the embeddings that it is tied to. Where both say the same, the head is left
 // out.
 void HfModel::DropTiedHead(Faults& faults) {
-  const Located head = Find("lm_head.weight");
-  const Located embedding = Find("model.embed_tokens.weight");
+  const Family& family = FamilyOf(config_);
+  const std::string embedding_name = Cat(family.prefix, family.embedding, ".weight");
+  const Located head = Find(kHead);
+  const Located embedding = Find(embedding_name);
   if (!config_.tied_embeddings || head.view == nullptr || embedding.view == nullptr) return;
   if (head.view->dtype != embedding.view->dtype || head.view->data.size() != embedding.view->data.size() ||
       std::memcmp(head.view->data.data(), embedding.view->data.data(), head.view->data.size()) != 0) {
     faults.Add(
-        "tensor 'lm_head.weight' differs from 'model.embed_tokens.weight', but config.json has "
-        "tie_word_embeddings: true");
+        Cat("tensor '", kHead, "' differs from '", embedding_name, "', but the head is tied (tie_word_embeddings)"));
   }
-  ReleasePages("lm_head.weight");
-  ReleasePages("model.embed_tokens.weight");
-  located_.erase("lm_head.weight");
+  ReleasePages(kHead);
+  ReleasePages(embedding_name);
+  located_.erase(kHead);
 }
 
 void HfModel::CheckTensors(Faults& faults) {
+  AddPrefix();
   DropTiedHead(faults);
-  // Buffers that old checkpoints carry and that the configuration already says.
-  std::erase_if(located_, [](const auto& entry) { return EndsWith(entry.first, ".rotary_emb.inv_freq"); });
+  DropBuffers();
   std::set<std::string, std::less<>> known;
+  std::set<std::string, std::less<>> turned;  // stored [in, out]
   for (ExpectedTensor& expected : ExpectedTensors(config_)) {
+    if (expected.linear && FamilyOf(config_).input_major) {
+      std::reverse(expected.shape.begin(), expected.shape.end());
+      turned.insert(expected.name);
+    }
     const Located found = Find(expected.name);
     if (found.view == nullptr) {
       faults.Add(Cat("tensor '", expected.name, "' ", ShapeText(expected.shape), " is missing",
-                     expected.name == "lm_head.weight" ? "; is the head tied (tie_word_embeddings)?" : ""));
+                     expected.name == kHead ? "; is the head tied (tie_word_embeddings)?" : ""));
       continue;
     }
     const std::string where = Cat("tensor '", expected.name, "' in ", runtime::BaseName(weight_files_[found.file]));
@@ -181,8 +210,10 @@ void HfModel::CheckTensors(Faults& faults) {
     known.insert(std::move(expected.name));
   }
   for (const auto& [name, found] : located_) {
-    tensors_.push_back(
-        {.name = name, .shape = found.view->shape, .stored_dtype = std::string(format::DTypeName(found.view->dtype))});
+    tensors_.push_back({.name = name,
+                        .shape = found.view->shape,
+                        .stored_dtype = std::string(format::DTypeName(found.view->dtype)),
+                        .input_major = turned.contains(name)});
     if (!known.contains(name)) {
       faults.Add(Cat("tensor '", name, "' ", ShapeText(found.view->shape), " in ",
                      runtime::BaseName(weight_files_[found.file]),

@@ -2,6 +2,7 @@
 #ifndef STRATA_CLIENT_MODEL_MODEL_CONFIG_H_
 #define STRATA_CLIENT_MODEL_MODEL_CONFIG_H_
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -21,11 +22,22 @@ absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_vie
 // From the metadata of a GGUF file and what tensors it has. Errors as above.
 absl::StatusOr<ModelConfig> ConfigFromGguf(const format::Gguf& gguf, std::string_view place);
 
-// By what the llama3 scaling divides each rotary frequency, [head_dim / 2]: all that GGUF keeps of it.
-std::vector<float> Llama3Divisors(const ModelConfig& config);
+// UNIMPLEMENTED: a feature that GGUF has no key for, or a family that it does not have.
+absl::Status CheckSayableInGguf(const ModelConfig& config, std::string_view place);
 
-// UNIMPLEMENTED unless `architecture` is one that we know.
-absl::Status CheckArchitecture(std::string_view architecture, std::string_view place);
+// A config.json that ParseHfConfig reads as `config`, in the keys of published checkpoints: a JSON object.
+std::string HfConfigText(const ModelConfig& config);
+
+// By what the llama3 scaling divides each rotary frequency, [head_dim / 2]: all that GGUF keeps of it.
+std::vector<float> Llama3Divisors(const RopeConfig& rope, int64_t head_dim);
+
+// Says that no family is called so, and which there are. INVALID_ARGUMENT where no architecture is named at all, else
+// UNIMPLEMENTED.
+absl::Status UnknownArchitecture(std::string_view architecture, std::string_view place);
+
+// By what yarn multiplies q and k for a context that is `factor` times longer (arXiv 2309.00071, equation 22), with the
+// logarithm scaled.
+double YarnAmplitude(double factor, double scale);
 
 // Ranges and relations of the numbers, whatever they come from.
 void CheckNumbers(const ModelConfig& config, Faults& faults);

@@ -17,25 +17,49 @@
 #include "common/format/gguf.h"
 #include "common/format/safetensors.h"
 #include "common/runtime/file_system.h"
+#include "kernels/ops.h"
 
 namespace strata::model {
 
-enum class RopeScaling { kNone, kLinear, kLlama3 };
+enum class RopeScaling { kNone, kLinear, kDynamic, kLlama3, kYarn };
 
-// The canonical description of a decoder-only transformer (Llama family), from config.json (old and new key names) or
-// GGUF metadata.
+// Rotary positions of a layer.
+struct RopeConfig {
+  double theta = 10000;
+  RopeScaling scaling = RopeScaling::kNone;
+  double factor = 1;
+  int64_t original_max_positions = 8192;             // dynamic, llama3, yarn: positions that the model grew up with
+  double low_freq_factor = 1, high_freq_factor = 4;  // llama3
+  double beta_fast = 32, beta_slow = 1;              // yarn: turns over the original positions, kept and slowed
+  double attention_factor = 1;                       // yarn: q and k are multiplied by it
+  bool truncate = true;                              // yarn: the bounds are whole dimensions
+  bool operator==(const RopeConfig&) const = default;
+};
+
+enum class NormKind { kRms, kLayer };
+
+// The canonical description of a decoder-only transformer, from config.json (old and new key names) or GGUF metadata.
+// How its tensors are called is the family's (family.h).
 struct ModelConfig {
-  std::string architecture;  // "llama"
+  std::string architecture;  // the family's name, as `model_type` says
   int64_t hidden_size = 0, intermediate_size = 0, num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0,
           vocab_size = 0;
   int64_t max_positions = 0;
-  double rms_norm_eps = 1e-6;
-  double rope_theta = 10000;
-  RopeScaling rope_scaling = RopeScaling::kNone;
-  double rope_factor = 1, rope_low_freq_factor = 1, rope_high_freq_factor = 4;
-  int64_t rope_original_max_positions = 8192;
+  NormKind norm = NormKind::kRms;
+  double norm_eps = 1e-6;
+  double norm_offset = 0;  // added to the norms' weights as the file has them
+  kernels::Unit unit = kernels::Unit::kSwiglu;
+  bool learned_positions = false;     // a table that is added to the embeddings, instead of rotary positions
+  RopeConfig rope = {};               // of the layers that see everything before them
+  RopeConfig window_rope = {};        // of the others
+  std::vector<int64_t> windows = {};  // per layer: tokens that one attends to, itself included; 0 (or empty): all
+  double query_scalar = 0;            // attention scores are divided by its root
+  double attention_softcap = 0, logit_softcap = 0;  // > 0: x counts as cap * tanh(x / cap)
+  bool scaled_embeddings = false;                   // times the root of hidden_size
   bool tied_embeddings = false;
-  bool attention_bias = false, mlp_bias = false;
+  bool qkv_bias = false, output_bias = false, mlp_bias = false;
+
+  int64_t window(size_t layer) const { return layer < windows.size() ? windows[layer] : 0; }
   // Deterministic text of everything that influences the result; part of the `semantics` digest.
   std::string Canonical() const;
 };
@@ -46,6 +70,7 @@ struct ModelTensor {
   std::string name;
   std::vector<int64_t> shape;
   std::string stored_dtype;  // "BF16", "Q4_1"
+  bool input_major = false;  // a linear module's matrix stored [in, out] (GPT-2), not [out, in]
 };
 
 // An opened model: an HF directory (config.json; model.safetensors or shards with an index), org/name found offline in
@@ -72,7 +97,8 @@ class ModelFiles {
   virtual void ReleasePages(std::string_view tensor) const = 0;
   // The files that hold the weights.
   virtual const std::vector<std::string>& weight_files() const = 0;
-  // Linear modules in model order: q,k,v,o,gate,up,down of every layer, the head (lm_head) last when it is untied.
+  // Linear modules in model order: those of every layer (q,k,v,o,gate,up,down or as the family fuses them), the head
+  // (lm_head) last when it is untied.
   virtual std::vector<config::ModuleShape> LinearModules() const = 0;
 };
 

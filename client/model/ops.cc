@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <utility>
+
 namespace strata::model {
 namespace {
 
@@ -12,10 +14,41 @@ bool Composed(const at::Tensor& t) { return composed_always || !t.is_cpu(); }
 
 int Threads() { return at::get_num_threads(); }
 
-at::Tensor Norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, const at::Tensor& rstd) {
-  const at::Tensor wide = x.to(at::kFloat);
-  rstd.copy_((wide.square().mean(-1) + epsilon).rsqrt());
-  return wide * rstd.unsqueeze(-1) * weight;
+// [rows, heads, size of the norm], fp32.
+at::Tensor Pieces(const Norm& norm, const at::Tensor& x) {
+  return x.to(at::kFloat).unflatten(1, {-1, norm.weight.size(0)});
+}
+
+at::Tensor Centred(const Norm& norm, const at::Tensor& pieces) {
+  return norm.bias.defined() ? pieces - pieces.mean(-1, /*keepdim=*/true) : pieces;
+}
+
+void ComposedNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& out, const at::Tensor& rstd) {
+  const at::Tensor centred = Centred(norm, Pieces(norm, x));
+  const at::Tensor scale = (centred.square().mean(-1) + norm.epsilon).rsqrt();
+  rstd.copy_(scale);
+  at::Tensor y = centred * scale.unsqueeze(-1) * norm.weight;
+  if (norm.bias.defined()) y.add_(norm.bias);
+  out.copy_(y.flatten(1));
+}
+
+kernels::NormWeights WeightsOf(const Norm& norm, const at::Tensor& x) {
+  return {.weight = norm.weight.const_data_ptr<float>(),
+          .bias = norm.bias.defined() ? norm.bias.const_data_ptr<float>() : nullptr,
+          .epsilon = static_cast<float>(norm.epsilon),
+          .heads = x.size(1) / norm.weight.size(0)};
+}
+
+// gelu by its tanh formula and its slope, or silu's.
+std::pair<at::Tensor, at::Tensor> ValueAndSlope(kernels::Unit unit, const at::Tensor& x) {
+  const bool silu = unit == kernels::Unit::kSwiglu;
+  constexpr double kLinear = 1.5957691216057308;  // 2 sqrt(2 / pi)
+  constexpr double kCubic = 0.044715;
+  const at::Tensor z = x.square();
+  const at::Tensor sigmoid = at::sigmoid(silu ? x : x * kLinear * (1 + kCubic * z));
+  const at::Tensor value = x * sigmoid;
+  const at::Tensor slope = value * (1 - sigmoid);
+  return {value, sigmoid + (silu ? slope : slope * kLinear * (1 + 3 * kCubic * z))};
 }
 
 }  // namespace
@@ -30,40 +63,34 @@ kernels::Rows RowsOf(const at::Tensor& matrix) {
 
 void UseComposedOps(bool always) { composed_always = always; }
 
-void RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon, const at::Tensor& out,
-             const at::Tensor& rstd) {
+void ApplyNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& out, const at::Tensor& rstd) {
+  if (Composed(x)) return ComposedNorm(norm, x, out, rstd);
+  kernels::Norm(RowsOf(x), WeightsOf(norm, x), RowsOf(out), rstd.mutable_data_ptr<float>(), Threads());
+}
+
+void AddNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum,
+             const at::Tensor& out, const at::Tensor& rstd) {
   if (Composed(x)) {
-    out.copy_(Norm(x, weight, epsilon, rstd));
-    return;
+    sum.copy_(x + delta);
+    return ComposedNorm(norm, sum, out, rstd);
   }
-  kernels::RmsNorm(RowsOf(x), weight.const_data_ptr<float>(), static_cast<float>(epsilon), RowsOf(out),
+  kernels::AddNorm(RowsOf(x), RowsOf(delta), RowsOf(sum), WeightsOf(norm, x), RowsOf(out),
                    rstd.mutable_data_ptr<float>(), Threads());
 }
 
-void AddRmsNorm(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum, const at::Tensor& weight,
-                double epsilon, const at::Tensor& out, const at::Tensor& rstd) {
+void NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
+                  const at::Tensor& dx, bool accumulate) {
   if (Composed(x)) {
-    sum.copy_(x + delta);
-    out.copy_(Norm(sum, weight, epsilon, rstd));
-    return;
-  }
-  kernels::AddRmsNorm(RowsOf(x), RowsOf(delta), RowsOf(sum), weight.const_data_ptr<float>(),
-                      static_cast<float>(epsilon), RowsOf(out), rstd.mutable_data_ptr<float>(), Threads());
-}
-
-void RmsNormBackward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
-                     const at::Tensor& dx, bool accumulate) {
-  if (Composed(x)) {
-    const at::Tensor wide = x.to(at::kFloat);
-    const at::Tensor g = dy.to(at::kFloat) * weight;
+    const at::Tensor centred = Centred(norm, Pieces(norm, x));
+    const at::Tensor g = Pieces(norm, dy) * norm.weight;
     const at::Tensor scale = rstd.unsqueeze(-1);
-    const at::Tensor pull = (g * wide).mean(-1, /*keepdim=*/true) * scale.pow(3);
-    const at::Tensor gradient = scale * g - pull * wide;
+    const at::Tensor pull = (g * centred).mean(-1, /*keepdim=*/true) * scale.pow(3);
+    const at::Tensor gradient = (scale * Centred(norm, g) - pull * centred).flatten(1);
     dx.copy_(accumulate ? dx.to(at::kFloat) + gradient : gradient);
     return;
   }
-  kernels::RmsNormBackward(RowsOf(dy), RowsOf(x), weight.const_data_ptr<float>(), rstd.const_data_ptr<float>(),
-                           RowsOf(dx), accumulate, Threads());
+  kernels::NormBackward(RowsOf(dy), RowsOf(x), WeightsOf(norm, x), rstd.const_data_ptr<float>(), RowsOf(dx), accumulate,
+                        Threads());
 }
 
 void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
@@ -82,30 +109,35 @@ void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor
                 Threads());
 }
 
-void Swiglu(const at::Tensor& gate_up, const at::Tensor& out) {
+void Activate(kernels::Unit unit, const at::Tensor& in, const at::Tensor& out) {
   if (Composed(out)) {
-    const at::Tensor wide = gate_up.to(at::kFloat);
-    out.copy_(at::silu(wide.narrow(1, 0, out.size(1))) * wide.narrow(1, out.size(1), out.size(1)));
+    const int64_t n = out.size(1);
+    const at::Tensor wide = in.to(at::kFloat);
+    const at::Tensor value = ValueAndSlope(unit, wide.narrow(1, 0, n)).first;
+    out.copy_(kernels::IsGated(unit) ? value * wide.narrow(1, n, n) : value);
     return;
   }
-  kernels::Swiglu(RowsOf(gate_up), RowsOf(out), Threads());
+  kernels::Activate(unit, RowsOf(in), RowsOf(out), Threads());
 }
 
-void SwigluBackward(const at::Tensor& gate_up, const at::Tensor& dout) {
+void ActivateBackward(kernels::Unit unit, const at::Tensor& in, const at::Tensor& dout) {
   if (Composed(dout)) {
     const int64_t n = dout.size(1);
-    const at::Tensor wide = gate_up.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    const at::Tensor gate = wide.narrow(1, 0, n);
-    const at::Tensor up = wide.narrow(1, n, n);
+    const at::Tensor wide = in.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     const at::Tensor dy = dout.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    const at::Tensor sigmoid = at::sigmoid(gate);
-    const at::Tensor silu = gate * sigmoid;
-    gate_up.narrow(1, 0, n).copy_(dy * up * (sigmoid + silu * (1 - sigmoid)));
-    gate_up.narrow(1, n, n).copy_(dy * silu);
-    dout.copy_(silu * up);
+    const auto [value, slope] = ValueAndSlope(unit, wide.narrow(1, 0, n));
+    if (!kernels::IsGated(unit)) {
+      in.copy_(dy * slope);
+      dout.copy_(value);
+      return;
+    }
+    const at::Tensor up = wide.narrow(1, n, n);
+    in.narrow(1, 0, n).copy_(dy * up * slope);
+    in.narrow(1, n, n).copy_(dy * value);
+    dout.copy_(value * up);
     return;
   }
-  kernels::SwigluBackward(RowsOf(gate_up), RowsOf(dout), Threads());
+  kernels::ActivateBackward(unit, RowsOf(in), RowsOf(dout), Threads());
 }
 
 void AddBias(const at::Tensor& x, const at::Tensor& bias) {
@@ -124,20 +156,26 @@ void Add(const at::Tensor& x, const at::Tensor& delta) {
   kernels::Add(RowsOf(x), RowsOf(delta), Threads());
 }
 
-void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, double scale, bool gradient,
+void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
                   const at::Tensor& nll) {
   if (Composed(logits)) {
-    const at::Tensor wide = at::log_softmax(logits.to(at::kFloat), -1);
+    const auto cap = static_cast<double>(options.softcap);
+    if (cap > 0) Softcap(logits, cap);
+    const at::Tensor values = logits.to(at::kFloat);
+    const at::Tensor wide = at::log_softmax(values, -1);
     const at::Tensor index = targets.to(at::kLong).unsqueeze(1);
     nll.copy_(wide.gather(1, index).squeeze(1).neg());
-    if (!gradient) return;
-    const at::Tensor g = wide.exp();
+    if (!options.gradient) return;
+    at::Tensor g = wide.exp();
     g.scatter_add_(1, index, at::full_like(index, -1, g.options()));
-    logits.copy_(g * scale);
+    if (cap > 0) g.mul_(1 - (values / cap).square());
+    logits.copy_(g * static_cast<double>(options.scale));
     return;
   }
-  kernels::CrossEntropy(RowsOf(logits), targets.const_data_ptr<int32_t>(), static_cast<float>(scale), gradient,
-                        nll.mutable_data_ptr<float>(), Threads());
+  kernels::CrossEntropy(RowsOf(logits), targets.const_data_ptr<int32_t>(), options, nll.mutable_data_ptr<float>(),
+                        Threads());
 }
+
+void Softcap(const at::Tensor& x, double cap) { x.div_(cap).tanh_().mul_(cap); }
 
 }  // namespace strata::model

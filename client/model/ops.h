@@ -15,21 +15,29 @@ kernels::Rows RowsOf(const at::Tensor& matrix);
 // Tests compare the two routes on the CPU: true sends CPU tensors through the compositions too.
 void UseComposedOps(bool always);
 
-void RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon, const at::Tensor& out,
-             const at::Tensor& rstd);
-void AddRmsNorm(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum, const at::Tensor& weight,
-                double epsilon, const at::Tensor& out, const at::Tensor& rstd);
-void RmsNormBackward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
-                     const at::Tensor& dx, bool accumulate);
+// kernels::NormWeights as tensors; undefined where the model has no such norm. A row holds
+// columns / weight.size(0) heads; rstd [rows, heads].
+struct Norm {
+  at::Tensor weight, bias;
+  double epsilon = 1e-6;
+  explicit operator bool() const { return weight.defined(); }
+};
+void ApplyNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& out, const at::Tensor& rstd);
+void AddNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum,
+             const at::Tensor& out, const at::Tensor& rstd);
+void NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
+                  const at::Tensor& dx, bool accumulate);
 void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
           bool inverse);
-void Swiglu(const at::Tensor& gate_up, const at::Tensor& out);
-void SwigluBackward(const at::Tensor& gate_up, const at::Tensor& dout);
+void Activate(kernels::Unit unit, const at::Tensor& in, const at::Tensor& out);
+void ActivateBackward(kernels::Unit unit, const at::Tensor& in, const at::Tensor& dout);
 void AddBias(const at::Tensor& x, const at::Tensor& bias);
 void Add(const at::Tensor& x, const at::Tensor& delta);
 // targets int32 [rows] on the matrix's device.
-void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, double scale, bool gradient,
+void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
                   const at::Tensor& nll);
+// x = cap * tanh(x / cap), in place.
+void Softcap(const at::Tensor& x, double cap);
 
 }  // namespace strata::model
 

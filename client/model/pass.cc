@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "client/model/gemm.h"
@@ -26,16 +27,13 @@ Pass::Pass(const PassContext& context, const data::PackedBatch& batch)
       batch_(batch),
       tokens_(static_cast<int64_t>(batch.ids.size())),
       type_(context.weights.activation_type),
-      shape_{.num_heads = context.config.num_heads,
-             .num_kv_heads = context.config.num_kv_heads,
-             .head_dim = context.config.head_dim} {
+      queries_(context.config.num_heads * context.config.head_dim),
+      keys_(context.config.num_kv_heads * context.config.head_dim) {
   c_.arena.Release({});
-  const auto half = static_cast<int64_t>(c_.inverse_frequencies.size());
-  const at::Tensor cos = at::empty({tokens_, half}, at::kFloat);
-  const at::Tensor sin = at::empty({tokens_, half}, at::kFloat);
-  RopeTables(c_.inverse_frequencies, batch.positions, cos.data_ptr<float>(), sin.data_ptr<float>());
-  cos_ = cos.to(c_.weights.embedding.device());
-  sin_ = sin.to(c_.weights.embedding.device());
+  if (!c_.config.learned_positions) {
+    turns_ = TurnsOf(c_.config.rope);
+    window_turns_ = c_.config.window_rope == c_.config.rope ? turns_ : TurnsOf(c_.config.window_rope);
+  }
   first_layer_ = c_.sides.size();
   for (size_t l = c_.sides.size(); l-- > 0;) {
     for (int g = kNumGroups; g-- > 0;) {
@@ -45,6 +43,31 @@ Pass::Pass(const PassContext& context, const data::PackedBatch& batch)
     }
   }
   saved_.resize(c_.sides.size());
+}
+
+Pass::Turns Pass::TurnsOf(const RopeConfig& rope) const {
+  const int32_t last = *std::max_element(batch_.positions.begin(), batch_.positions.end());
+  const RopeFrequencies frequencies = FrequenciesOf(rope, c_.config.head_dim, int64_t{last} + 1);
+  const at::Tensor cos = at::empty({tokens_, c_.config.head_dim / 2}, at::kFloat);
+  const at::Tensor sin = at::empty_like(cos);
+  RopeTables(frequencies, batch_.positions, cos.data_ptr<float>(), sin.data_ptr<float>());
+  const at::Device device = c_.weights.embedding.device();
+  return {.cos = cos.to(device), .sin = sin.to(device)};
+}
+
+AttentionShape Pass::ShapeOf(size_t layer) const {
+  return {.num_heads = c_.config.num_heads,
+          .num_kv_heads = c_.config.num_kv_heads,
+          .head_dim = c_.config.head_dim,
+          .scale = 1 / std::sqrt(c_.config.query_scalar),
+          .window = c_.config.window(layer),
+          .softcap = c_.config.attention_softcap};
+}
+
+void Pass::Turn(size_t layer, const at::Tensor& qkv, bool inverse) const {
+  if (c_.config.learned_positions) return;
+  const Turns& turns = c_.config.window(layer) > 0 ? window_turns_ : turns_;
+  Rope(qkv, c_.config.num_heads + c_.config.num_kv_heads, c_.config.head_dim, turns.cos, turns.sin, inverse);
 }
 
 bool Pass::NeedsInputGradient(size_t layer, int group) const {
@@ -68,52 +91,92 @@ void Pass::Project(size_t layer, int group, const at::Tensor& x, const at::Tenso
   side.Forward(x, y, s.defined() ? s : Take(side.rank()), c_.arena, Dropout(layer, group));
 }
 
-// Saved tensors are taken from the arena before the scope of the layer's temporaries opens.
-void Pass::ForwardLayer(size_t index, Keep keep) {
-  const LayerWeights& w = c_.weights.layers[index];
+Pass::Saved Pass::TakeSaved(size_t layer, bool all) {
   const ModelConfig& config = c_.config;
-  const bool all = keep == Keep::kAll;
   Saved s;
-  s.x = keep == Keep::kNothing ? x_ : Take(config.hidden_size);
-  const Arena::Mark input_end = c_.arena.mark();
   s.middle = all ? Take(config.hidden_size) : x_;
-  s.rstd_attention = c_.arena.Take({tokens_}, at::kFloat);
-  s.rstd_mlp = c_.arena.Take({tokens_}, at::kFloat);
-  s.qkv = Take(shape_.width());
-  s.o = Take(config.num_heads * config.head_dim);
+  s.rstd_attention = TakeRstd();
+  s.rstd_mlp = TakeRstd();
+  s.qkv = Take(queries_ + 2 * keys_);
+  s.o = Take(queries_);
   s.lse = c_.arena.Take({config.num_heads, tokens_}, at::kFloat);
-  s.gate_up = Take(2 * config.intermediate_size);
-  for (size_t g = 0; all && g < kNumGroups; ++g) {
-    if (!c_.sides[index][g].empty()) s.s[g] = Take(c_.sides[index][g].rank());
+  s.gate_up = Take(kernels::IsGated(config.unit) ? 2 * config.intermediate_size : config.intermediate_size);
+  if (NormOf(layer, kQueryNorm)) {
+    s.raw_qk = Take(queries_ + keys_);
+    s.rstd_q = TakeRstd(config.num_heads);
+    s.rstd_k = TakeRstd(config.num_kv_heads);
   }
-  const Arena::Mark saved_end = c_.arena.mark();
-  const at::Tensor h = Take(config.hidden_size);
-  const at::Tensor activation = Take(config.intermediate_size);
+  if (NormOf(layer, kPostAttentionNorm)) s.attention_out = {.raw = Take(config.hidden_size), .rstd = TakeRstd()};
+  if (NormOf(layer, kPostMlpNorm)) s.mlp_out = {.raw = Take(config.hidden_size), .rstd = TakeRstd()};
+  for (size_t g = 0; all && g < kNumGroups; ++g) {
+    if (!c_.sides[layer][g].empty()) s.s[g] = Take(c_.sides[layer][g].rank());
+  }
+  return s;
+}
+
+void Pass::ProjectToDelta(size_t index, int group, const at::Tensor& x, const Norm& norm, const Normed& saved,
+                          const at::Tensor& s) {
+  Project(index, group, x, norm ? saved.raw : delta_, s);
+  if (norm) ApplyNorm(norm, saved.raw, delta_, saved.rstd);
+}
+
+void Pass::NormHeads(size_t index, const Saved& s) {
+  if (!s.raw_qk.defined()) return;
+  s.raw_qk.copy_(s.qkv.narrow(1, 0, queries_ + keys_));
+  ApplyNorm(NormOf(index, kQueryNorm), s.raw_qk.narrow(1, 0, queries_), s.qkv.narrow(1, 0, queries_), s.rstd_q);
+  ApplyNorm(NormOf(index, kKeyNorm), s.raw_qk.narrow(1, queries_, keys_), s.qkv.narrow(1, queries_, keys_), s.rstd_k);
+}
+
+void Pass::ForwardAttention(size_t index, const Saved& s, const at::Tensor& h) {
+  const Norm& norm = NormOf(index, kAttentionNorm);
   if (has_delta_) {
-    AddRmsNorm(x_, delta_, s.x, w.attention_norm, config.rms_norm_eps, h, s.rstd_attention);
+    AddNorm(norm, x_, delta_, s.x, h, s.rstd_attention);
   } else {
-    if (keep != Keep::kNothing) s.x.copy_(x_);
-    RmsNorm(s.x, w.attention_norm, config.rms_norm_eps, h, s.rstd_attention);
+    if (!s.x.is_same(x_)) s.x.copy_(x_);
+    ApplyNorm(norm, s.x, h, s.rstd_attention);
   }
   Project(index, kQkv, h, s.qkv, s.s[kQkv]);
-  Rope(s.qkv, config.num_heads + config.num_kv_heads, config.head_dim, cos_, sin_, /*inverse=*/false);
-  Attention(shape_, batch_.starts, s.qkv, s.o, s.lse);
-  Project(index, kOut, s.o, delta_, s.s[kOut]);
-  AddRmsNorm(s.x, delta_, s.middle, w.mlp_norm, config.rms_norm_eps, h, s.rstd_mlp);
+  NormHeads(index, s);
+  Turn(index, s.qkv, /*inverse=*/false);
+  Attention(ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse);
+  ProjectToDelta(index, kOut, s.o, NormOf(index, kPostAttentionNorm), s.attention_out, s.s[kOut]);
+}
+
+// Saved tensors are taken from the arena before the scope of the layer's temporaries opens.
+void Pass::ForwardLayer(size_t index, Keep keep) {
+  const at::Tensor x = keep == Keep::kNothing ? x_ : Take(c_.config.hidden_size);
+  const Arena::Mark input_end = c_.arena.mark();
+  const bool all = keep == Keep::kAll;
+  Saved s = TakeSaved(index, all);
+  s.x = x;
+  const Arena::Mark saved_end = c_.arena.mark();
+  const at::Tensor h = Take(c_.config.hidden_size);
+  const at::Tensor activation = Take(c_.config.intermediate_size);
+  ForwardAttention(index, s, h);
+  AddNorm(NormOf(index, kMlpNorm), s.x, delta_, s.middle, h, s.rstd_mlp);
   Project(index, kGateUp, h, s.gate_up, s.s[kGateUp]);
-  Swiglu(s.gate_up, activation);
-  Project(index, kDown, activation, delta_, s.s[kDown]);
+  Activate(c_.config.unit, s.gate_up, activation);
+  ProjectToDelta(index, kDown, activation, NormOf(index, kPostMlpNorm), s.mlp_out, s.s[kDown]);
   has_delta_ = true;
   x_ = s.middle;
   c_.arena.Release(all ? saved_end : input_end);
   if (keep != Keep::kNothing) saved_[index] = std::move(s);
 }
 
+void Pass::Embed() {
+  const auto rows = [&](const at::Tensor& table, const std::vector<int32_t>& index) {
+    return at::index_select(table, 0, IndexTensor(index, table.device()));
+  };
+  x_.copy_(rows(c_.weights.embedding, batch_.ids));
+  if (c_.config.scaled_embeddings) x_.mul_(std::sqrt(static_cast<double>(c_.config.hidden_size)));
+  if (c_.config.learned_positions) x_.add_(rows(c_.weights.positions, batch_.positions));
+}
+
 void Pass::Forward(bool save, std::vector<at::Tensor>* hidden_states) {
   x_ = Take(c_.config.hidden_size);
   delta_ = Take(c_.config.hidden_size);
   has_delta_ = false;
-  x_.copy_(at::index_select(c_.weights.embedding, 0, IndexTensor(batch_.ids, c_.weights.embedding.device())));
+  Embed();
   if (hidden_states != nullptr) hidden_states->push_back(x_.clone());
   for (size_t l = 0; l < c_.weights.layers.size(); ++l) {
     ForwardLayer(l, !save || l < first_layer_ ? Keep::kNothing : c_.recompute ? Keep::kInput : Keep::kAll);
@@ -129,14 +192,16 @@ void Pass::Forward(bool save, std::vector<at::Tensor>* hidden_states) {
 
 at::Tensor Pass::FinalHidden() {
   at::Tensor out = at::empty(x_.sizes(), x_.options());
-  RmsNorm(x_, c_.weights.final_norm, c_.config.rms_norm_eps, out, at::empty({tokens_}, x_.options().dtype(at::kFloat)));
+  ApplyNorm(c_.weights.final_norm, x_, out, at::empty({tokens_, 1}, x_.options().dtype(at::kFloat)));
   return out;
 }
 
 at::Tensor Pass::Logits() {
   at::Tensor out = at::empty({tokens_, c_.weights.head.size(0)}, x_.options());
   MatMulNT(out, FinalHidden(), c_.weights.head, false);
-  return out.to(at::kFloat);
+  out = out.to(at::kFloat);
+  if (c_.config.logit_softcap > 0) Softcap(out, c_.config.logit_softcap);
+  return out;
 }
 
 std::vector<float> Pass::Loss(double scale, bool gradient) {
@@ -158,13 +223,14 @@ std::vector<float> Pass::Loss(double scale, bool gradient) {
   at::Tensor x = c_.arena.Take({n, c_.config.hidden_size}, type_);
   at::index_select_out(x, x_, 0, index);
   const at::Tensor hidden = c_.arena.Take(x.sizes(), type_);
-  const at::Tensor rstd = c_.arena.Take({n}, at::kFloat);
-  RmsNorm(x, c_.weights.final_norm, c_.config.rms_norm_eps, hidden, rstd);
+  const at::Tensor rstd = c_.arena.Take({n, 1}, at::kFloat);
+  ApplyNorm(c_.weights.final_norm, x, hidden, rstd);
   const at::Tensor d_hidden = gradient ? c_.arena.Take(x.sizes(), type_) : at::Tensor();
-  std::vector<float> nll = HeadLoss(hidden, c_.weights.head, targets, scale, d_hidden, c_.arena);
+  std::vector<float> nll =
+      HeadLoss(hidden, {c_.weights.head, c_.config.logit_softcap}, targets, scale, d_hidden, c_.arena);
   if (gradient) {
     const at::Tensor dx = hidden;  // no longer needed
-    RmsNormBackward(d_hidden, x, c_.weights.final_norm, rstd, dx, /*accumulate=*/false);
+    NormBackward(c_.weights.final_norm, d_hidden, x, rstd, dx, /*accumulate=*/false);
     gradient_.index_copy_(0, index.to(at::kLong), dx);
   }
   return nll;
@@ -185,47 +251,69 @@ void Pass::FactorGradients(size_t layer, int group, const at::Tensor& ds, const 
   if (side.trained()) side.BackwardFactors(ds, x, c_.arena, Dropout(layer, group));
 }
 
-void Pass::BackwardLayer(size_t index) {
-  const LayerWeights& w = c_.weights.layers[index];
-  const ModelConfig& config = c_.config;
-  const Saved& s = saved_[index];
-  ArenaScope scope(c_.arena);
-  const at::Tensor h = Take(config.hidden_size);
-  const at::Tensor dh = Take(config.hidden_size);
-  const at::Tensor scratch_rstd = c_.arena.Take({tokens_}, at::kFloat);
-  const auto wanted = [&](int group, const at::Tensor& dx) {
-    return NeedsInputGradient(index, group) ? dx : at::Tensor();
-  };
+at::Tensor Pass::OutputGradient(const Norm& norm, const Normed& saved) {
+  if (!norm) return gradient_;
+  const at::Tensor d = Take(c_.config.hidden_size);
+  NormBackward(norm, gradient_, saved.raw, saved.rstd, d, /*accumulate=*/false);
+  return d;
+}
 
-  // SwigluBackward turns d_activation back into the activation, the input of down_proj; it also runs where no gradient
-  // goes further.
-  const at::Tensor d_activation = Take(config.intermediate_size);
+bool Pass::BackwardMlp(size_t index) {
+  ArenaScope scope(c_.arena);
+  const Saved& s = saved_[index];
+  const Norm& norm = NormOf(index, kMlpNorm);
+  // ActivateBackward turns d_activation back into the activation, the input of down_proj; it also runs where no
+  // gradient goes further.
+  const at::Tensor d_activation = Take(c_.config.intermediate_size);
   const bool past_down = NeedsInputGradient(index, kDown);
   if (!past_down) d_activation.zero_();
-  at::Tensor ds = ProjectBackward(index, kDown, gradient_, wanted(kDown, d_activation));
-  SwigluBackward(s.gate_up, d_activation);
+  const at::Tensor d_out = OutputGradient(NormOf(index, kPostMlpNorm), s.mlp_out);
+  at::Tensor ds = ProjectBackward(index, kDown, d_out, past_down ? d_activation : at::Tensor());
+  ActivateBackward(c_.config.unit, s.gate_up, d_activation);
   FactorGradients(index, kDown, ds, d_activation);
-  if (!past_down) return;
+  if (!past_down) return false;
 
-  ds = ProjectBackward(index, kGateUp, s.gate_up, wanted(kGateUp, dh));
-  RmsNorm(s.middle, w.mlp_norm, config.rms_norm_eps, h, scratch_rstd);
+  const bool past_gate_up = NeedsInputGradient(index, kGateUp);
+  const at::Tensor dh = past_gate_up ? Take(c_.config.hidden_size) : at::Tensor();
+  ds = ProjectBackward(index, kGateUp, s.gate_up, dh);
+  const at::Tensor h = Take(c_.config.hidden_size);
+  ApplyNorm(norm, s.middle, h, TakeRstd());
   FactorGradients(index, kGateUp, ds, h);
-  if (!NeedsInputGradient(index, kGateUp)) return;
-  RmsNormBackward(dh, s.middle, w.mlp_norm, s.rstd_mlp, gradient_, /*accumulate=*/true);
+  if (past_gate_up) NormBackward(norm, dh, s.middle, s.rstd_mlp, gradient_, /*accumulate=*/true);
+  return past_gate_up;
+}
 
-  const at::Tensor d_o = Take(config.num_heads * config.head_dim);
-  ds = ProjectBackward(index, kOut, gradient_, wanted(kOut, d_o));
+void Pass::BackwardHeads(size_t index, const at::Tensor& dqkv) {
+  const Saved& s = saved_[index];
+  if (!s.raw_qk.defined()) return;
+  const at::Tensor dq = dqkv.narrow(1, 0, queries_);
+  const at::Tensor dk = dqkv.narrow(1, queries_, keys_);
+  NormBackward(NormOf(index, kQueryNorm), dq, s.raw_qk.narrow(1, 0, queries_), s.rstd_q, dq, /*accumulate=*/false);
+  NormBackward(NormOf(index, kKeyNorm), dk, s.raw_qk.narrow(1, queries_, keys_), s.rstd_k, dk, /*accumulate=*/false);
+}
+
+void Pass::BackwardAttention(size_t index) {
+  ArenaScope scope(c_.arena);
+  const Saved& s = saved_[index];
+  const Norm& norm = NormOf(index, kAttentionNorm);
+  const bool past_out = NeedsInputGradient(index, kOut);
+  const at::Tensor d_o = past_out ? Take(queries_) : at::Tensor();
+  const at::Tensor d_out = OutputGradient(NormOf(index, kPostAttentionNorm), s.attention_out);
+  at::Tensor ds = ProjectBackward(index, kOut, d_out, d_o);
   FactorGradients(index, kOut, ds, s.o);
-  if (!NeedsInputGradient(index, kOut)) return;
+  if (!past_out) return;
 
-  const at::Tensor dqkv = Take(shape_.width());
-  AttentionBackward(shape_, batch_.starts, s.qkv, s.o, s.lse, d_o, dqkv);
-  Rope(dqkv, config.num_heads + config.num_kv_heads, config.head_dim, cos_, sin_, /*inverse=*/true);
-  ds = ProjectBackward(index, kQkv, dqkv, wanted(kQkv, dh));
-  RmsNorm(s.x, w.attention_norm, config.rms_norm_eps, h, scratch_rstd);
+  const at::Tensor dqkv = Take(queries_ + 2 * keys_);
+  AttentionBackward(ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse, d_o, dqkv);
+  Turn(index, dqkv, /*inverse=*/true);
+  BackwardHeads(index, dqkv);
+  const bool past_qkv = NeedsInputGradient(index, kQkv);
+  const at::Tensor dh = past_qkv ? Take(c_.config.hidden_size) : at::Tensor();
+  ds = ProjectBackward(index, kQkv, dqkv, dh);
+  const at::Tensor h = Take(c_.config.hidden_size);
+  ApplyNorm(norm, s.x, h, TakeRstd());
   FactorGradients(index, kQkv, ds, h);
-  if (NeedsInputGradient(index, kQkv))
-    RmsNormBackward(dh, s.x, w.attention_norm, s.rstd_attention, gradient_, /*accumulate=*/true);
+  if (past_qkv) NormBackward(norm, dh, s.x, s.rstd_attention, gradient_, /*accumulate=*/true);
 }
 
 void Pass::Backward() {
@@ -236,7 +324,7 @@ void Pass::Backward() {
       has_delta_ = false;
       ForwardLayer(l, Keep::kAll);
     }
-    BackwardLayer(l);
+    if (BackwardMlp(l)) BackwardAttention(l);
   }
 }
 

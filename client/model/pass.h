@@ -23,7 +23,6 @@ struct PassContext {
   const ModelConfig& config;
   const Weights& weights;
   const std::vector<std::array<SideAdapter, kNumGroups>>& sides;  // per layer
-  const std::vector<float>& inverse_frequencies;
   Arena& arena;
   DropoutKey dropout;      // this step's; off when evaluating
   bool recompute = false;  // Forward(save) keeps only each layer's input; Backward computes the layer again
@@ -46,15 +45,41 @@ class Pass {
   at::Tensor Logits();
 
  private:
+  // A block's output before its norm.
+  struct Normed {
+    at::Tensor raw, rstd;
+  };
   struct Saved {
     at::Tensor x, rstd_attention, qkv, o, lse, middle, rstd_mlp, gate_up;
+    at::Tensor raw_qk, rstd_q, rstd_k;  // q and k before the norms of their heads
+    Normed attention_out, mlp_out;      // where a norm follows
     std::array<at::Tensor, kNumGroups> s;
   };
   enum class Keep { kNothing, kInput, kAll };
+  // fp32 [tokens, head_dim / 2] each.
+  struct Turns {
+    at::Tensor cos, sin;
+  };
+  Turns TurnsOf(const RopeConfig& rope) const;
+  AttentionShape ShapeOf(size_t layer) const;
+  void Turn(size_t layer, const at::Tensor& qkv, bool inverse) const;
+
+  // All but x, which outlives the others; `all`: nothing is shared with the stream.
+  Saved TakeSaved(size_t layer, bool all);
+  void Embed();
   // The stream entering a layer is x_ + delta_ (x_ alone before the first); it leaves the next one in the same form.
   void ForwardLayer(size_t index, Keep keep);
-  // gradient_: of the layer's output on entry, of its input on return.
-  void BackwardLayer(size_t index);
+  void ForwardAttention(size_t index, const Saved& s, const at::Tensor& h);
+  void NormHeads(size_t index, const Saved& s);
+  // delta_ = the group's output, through `norm` where there is one.
+  void ProjectToDelta(size_t index, int group, const at::Tensor& x, const Norm& norm, const Normed& saved,
+                      const at::Tensor& s);
+  // gradient_: of the block's output on entry, of its input on return. False: nothing before the block needs one.
+  bool BackwardMlp(size_t index);
+  void BackwardAttention(size_t index);
+  void BackwardHeads(size_t index, const at::Tensor& dqkv);
+  // Of a block's output, from gradient_.
+  at::Tensor OutputGradient(const Norm& norm, const Normed& saved);
   void Project(size_t layer, int group, const at::Tensor& x, const at::Tensor& y, const at::Tensor& s);
   // dx = gradient of the group's input (left alone when undefined); returns ds for FactorGradients.
   at::Tensor ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx);
@@ -62,13 +87,15 @@ class Pass {
   bool NeedsInputGradient(size_t layer, int group) const;
   DropoutKey Dropout(size_t layer, int group) const;
   at::Tensor Take(int64_t cols) { return c_.arena.Take({tokens_, cols}, type_); }
+  at::Tensor TakeRstd(int64_t heads = 1) { return c_.arena.Take({tokens_, heads}, at::kFloat); }
+  const Norm& NormOf(size_t layer, NormIndex place) const { return c_.weights.layers[layer].norms[place]; }
 
   PassContext c_;
   const data::PackedBatch& batch_;
   int64_t tokens_;
   at::ScalarType type_;
-  AttentionShape shape_;
-  at::Tensor cos_, sin_;
+  int64_t queries_, keys_;  // columns of q and of k in qkv
+  Turns turns_, window_turns_;
   std::vector<Saved> saved_;
   // The first layer and group with a trained factor; layers before it need no gradient.
   size_t first_layer_ = 0;

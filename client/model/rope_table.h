@@ -9,10 +9,16 @@
 
 namespace strata::model {
 
-// fp32 inverse frequencies [head_dim / 2] as transformers computes them (default, linear, llama3).
-std::vector<float> InverseFrequencies(const ModelConfig& config);
+struct RopeFrequencies {
+  std::vector<float> inverse;  // [head_dim / 2]
+  float amplitude = 1;         // of cos and sin
+};
+
+// As transformers computes them in fp32. `length`: the positions of the batch, which only the dynamic scaling reads; it
+// stretches beyond the original positions by the longest row, as transformers does.
+RopeFrequencies FrequenciesOf(const RopeConfig& rope, int64_t head_dim, int64_t length);
 // cos and sin of position * frequency, fp32 [positions, head_dim / 2] each.
-void RopeTables(const std::vector<float>& frequencies, const std::vector<int32_t>& positions, float* cos, float* sin);
+void RopeTables(const RopeFrequencies& frequencies, const std::vector<int32_t>& positions, float* cos, float* sin);
 
 }  // namespace strata::model
 

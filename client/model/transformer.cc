@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "client/model/pass.h"
 #include "client/model/processor.h"
-#include "client/model/rope_table.h"
 #include "client/model/torch_guard.h"
 #include "common/runtime/process.h"
 #include "common/status/status_macros.h"
@@ -34,7 +33,6 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(std::unique_ptr<M
     const at::ScalarType type = dtype == config::ComputeDType::kFp32 ? at::kFloat : at::kBFloat16;
     STRATA_ASSIGN_OR_RETURN(model->weights_, LoadWeights(*model->files_, type, device));
     model->weights_.activation_type = native ? type : at::kFloat;
-    model->inverse_frequencies_ = InverseFrequencies(model->config());
     STRATA_RETURN_IF_ERROR(model->Rebuild());
     return model;
   });
@@ -136,6 +134,12 @@ absl::Status Transformer::Check(const data::PackedBatch& batch) const {
                                                      config().vocab_size));
     }
   }
+  const int32_t last = *std::max_element(batch.positions.begin(), batch.positions.end());
+  if (config().learned_positions && last >= config().max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("a row reaches position ", last, "; the model has a table of ",
+                                                   config().max_positions,
+                                                   " positions: use a max_length of at most that"));
+  }
   return absl::OkStatus();
 }
 
@@ -144,7 +148,7 @@ absl::StatusOr<double> Transformer::TrainStep(const data::PackedBatch& batch, do
   STRATA_RETURN_IF_ERROR(Check(batch));
   return TorchGuard("training step", [&]() -> absl::StatusOr<double> {
     c10::InferenceMode inference;
-    Pass pass({config(), weights_, sides_, inverse_frequencies_, arena_, dropout, recompute}, batch);
+    Pass pass({config(), weights_, sides_, arena_, dropout, recompute}, batch);
     pass.Forward(/*save=*/true, nullptr);
     double sum = 0;
     for (const float nll : pass.Loss(scale, /*gradient=*/true)) sum += static_cast<double>(nll);
@@ -157,7 +161,7 @@ absl::StatusOr<std::vector<double>> Transformer::Evaluate(const data::PackedBatc
   STRATA_RETURN_IF_ERROR(Check(batch));
   return TorchGuard("evaluation", [&]() -> absl::StatusOr<std::vector<double>> {
     c10::InferenceMode inference;
-    Pass pass({config(), weights_, sides_, inverse_frequencies_, arena_, {}}, batch);
+    Pass pass({config(), weights_, sides_, arena_, {}}, batch);
     pass.Forward(/*save=*/false, nullptr);
     const std::vector<float> nll = pass.Loss(1, /*gradient=*/false);
     std::vector<double> sums;
@@ -177,7 +181,7 @@ absl::StatusOr<Inspection> Transformer::Inspect(const data::PackedBatch& batch) 
   STRATA_RETURN_IF_ERROR(Check(batch));
   return TorchGuard("inspection", [&]() -> absl::StatusOr<Inspection> {
     c10::InferenceMode inference;
-    Pass pass({config(), weights_, sides_, inverse_frequencies_, arena_, {}}, batch);
+    Pass pass({config(), weights_, sides_, arena_, {}}, batch);
     Inspection out;
     pass.Forward(/*save=*/false, &out.hidden);
     out.hidden.back() = pass.FinalHidden();

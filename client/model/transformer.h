@@ -1,4 +1,5 @@
-// A Llama-family transformer over LibTorch, with trained and frozen low-rank columns beside its linear modules.
+// A decoder-only transformer of a known family (family.h) over LibTorch, with trained and frozen low-rank columns
+// beside its linear modules.
 #ifndef STRATA_CLIENT_MODEL_TRANSFORMER_H_
 #define STRATA_CLIENT_MODEL_TRANSFORMER_H_
 
@@ -40,8 +41,8 @@ struct Inspection {
 };
 
 // Not thread-safe. Deterministic for the same calls, machine and thread count. Tokens must lie inside the vocabulary
-// (INVALID_ARGUMENT else). Every function returns LibTorch's failures as statuses: RESOURCE_EXHAUSTED for memory, else
-// INTERNAL.
+// and positions inside a learned table (INVALID_ARGUMENT else). Every function returns LibTorch's failures as statuses:
+// RESOURCE_EXHAUSTED for memory, else INTERNAL.
 class Transformer {
  public:
   // Reads the weights; `files` is kept for reading pristine rows again. The processor is prepared (processor.h) and
@@ -83,7 +84,6 @@ class Transformer {
   std::unique_ptr<ModelFiles> files_;
   Weights weights_;
   Arena arena_;
-  std::vector<float> inverse_frequencies_;
   std::vector<NamedFactors> side_base_, trained_;
   std::vector<std::string> merged_;
   std::vector<std::array<SideAdapter, kNumGroups>> sides_;

@@ -11,7 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "client/model/arena.h"
+#include "client/model/model_tensors.h"
 #include "client/model/torch_guard.h"
+#include "common/status/cat.h"
 #include "common/status/status_macros.h"
 #include "kernels/ops.h"
 
@@ -108,18 +110,25 @@ class Loader {
       return absl::InvalidArgumentError(
           absl::StrCat(files_.path(), ": tensor ", name, " has ", elements, " elements, expected ", out.numel()));
     }
-    const at::Tensor matrix = out.dim() == 1 ? out.unsqueeze(0) : out;
-    if (device_.is_cpu()) return ReadMatrix(files_, *tensor, matrix);
+    const at::Tensor rows = out.dim() == 1 ? out.unsqueeze(0) : out;
+    const at::Tensor matrix = tensor->input_major ? rows.t() : rows;
+    if (device_.is_cpu() && !tensor->input_major) return ReadMatrix(files_, *tensor, matrix);
     const at::Tensor staging = at::empty(matrix.sizes(), at::TensorOptions().dtype(matrix.scalar_type()));
     STRATA_RETURN_IF_ERROR(ReadMatrix(files_, *tensor, staging));
     matrix.copy_(staging);
     return absl::OkStatus();
   }
 
-  absl::StatusOr<at::Tensor> Vector(const std::string& name, int64_t size) {
-    at::Tensor out = Take({size}, at::kFloat);
-    STRATA_RETURN_IF_ERROR(Read(name, out));
-    return out;
+  absl::StatusOr<Norm> LoadNorm(const std::string& name, int64_t size) {
+    const ModelConfig& c = files_.config();
+    Norm norm{.weight = Take({size}, at::kFloat), .bias = {}, .epsilon = c.norm_eps};
+    STRATA_RETURN_IF_ERROR(Read(name + ".weight", norm.weight));
+    if (c.norm_offset != 0) norm.weight.add_(c.norm_offset);
+    if (c.norm == NormKind::kLayer) {
+      norm.bias = Take({size}, at::kFloat);
+      STRATA_RETURN_IF_ERROR(Read(name + ".bias", norm.bias));
+    }
+    return norm;
   }
 
   absl::StatusOr<at::Tensor> Matrix(const std::string& name, int64_t rows, int64_t cols) {
@@ -174,25 +183,20 @@ class Loader {
 };
 
 absl::StatusOr<LayerWeights> LoadLayer(Loader& loader, const ModelConfig& c, int64_t index) {
-  const std::string prefix = absl::StrCat("model.layers.", index, ".");
-  const std::string attention = prefix + "self_attn.";
-  const std::string mlp = prefix + "mlp.";
-  const int64_t q = c.num_heads * c.head_dim;
-  const int64_t kv = c.num_kv_heads * c.head_dim;
+  const Family& family = FamilyOf(c);
+  const std::string prefix = LayerPrefix(family, index);
   LayerWeights layer;
-  STRATA_ASSIGN_OR_RETURN(layer.attention_norm, loader.Vector(prefix + "input_layernorm.weight", c.hidden_size));
-  STRATA_ASSIGN_OR_RETURN(layer.mlp_norm, loader.Vector(prefix + "post_attention_layernorm.weight", c.hidden_size));
-  STRATA_ASSIGN_OR_RETURN(
-      layer.groups[kQkv],
-      loader.Group({{attention + "q_proj", q}, {attention + "k_proj", kv}, {attention + "v_proj", kv}}, c.hidden_size,
-                   c.attention_bias));
-  STRATA_ASSIGN_OR_RETURN(layer.groups[kOut],
-                          loader.Group({{attention + "o_proj", c.hidden_size}}, q, c.attention_bias));
-  STRATA_ASSIGN_OR_RETURN(layer.groups[kGateUp], loader.Group({{mlp + "gate_proj", c.intermediate_size},
-                                                               {mlp + "up_proj", c.intermediate_size}},
-                                                              c.hidden_size, c.mlp_bias));
-  STRATA_ASSIGN_OR_RETURN(layer.groups[kDown],
-                          loader.Group({{mlp + "down_proj", c.hidden_size}}, c.intermediate_size, c.mlp_bias));
+  for (const NormEntry& entry : family.norms) {
+    STRATA_ASSIGN_OR_RETURN(layer.norms[entry.place],
+                            loader.LoadNorm(Cat(prefix, entry.name), SizeOfNorm(c, entry.place)));
+  }
+  for (const GroupIndex group : {kQkv, kOut, kGateUp, kDown}) {
+    std::vector<std::pair<std::string, int64_t>> modules;
+    for (const LinearEntry& entry : family.linears) {
+      if (entry.group == group) modules.emplace_back(Cat(prefix, entry.name), RowsOfLinear(c, entry.rows));
+    }
+    STRATA_ASSIGN_OR_RETURN(layer.groups[group], loader.Group(modules, ColumnsOfGroup(c, group), HasBias(c, group)));
+  }
   return layer;
 }
 
@@ -216,12 +220,18 @@ absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, at::ScalarType dtyp
     Loader loader(files, dtype, device);
     STRATA_RETURN_IF_ERROR(loader.Reserve());
     Weights weights;
-    STRATA_ASSIGN_OR_RETURN(weights.embedding, loader.Matrix("model.embed_tokens.weight", c.vocab_size, c.hidden_size));
+    const Family& family = FamilyOf(c);
+    STRATA_ASSIGN_OR_RETURN(
+        weights.embedding, loader.Matrix(Cat(family.prefix, family.embedding, ".weight"), c.vocab_size, c.hidden_size));
+    if (c.learned_positions) {
+      STRATA_ASSIGN_OR_RETURN(weights.positions, loader.Matrix(Cat(family.prefix, family.positions, ".weight"),
+                                                               c.max_positions, c.hidden_size));
+    }
     for (int64_t l = 0; l < c.num_layers; ++l) {
       STRATA_ASSIGN_OR_RETURN(LayerWeights layer, LoadLayer(loader, c, l));
       weights.layers.push_back(std::move(layer));
     }
-    STRATA_ASSIGN_OR_RETURN(weights.final_norm, loader.Vector("model.norm.weight", c.hidden_size));
+    STRATA_ASSIGN_OR_RETURN(weights.final_norm, loader.LoadNorm(Cat(family.prefix, family.final_norm), c.hidden_size));
     weights.head = weights.embedding;
     if (!c.tied_embeddings) {
       STRATA_ASSIGN_OR_RETURN(weights.head, loader.Matrix("lm_head.weight", c.vocab_size, c.hidden_size));

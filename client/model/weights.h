@@ -11,7 +11,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/model/family.h"
 #include "client/model/model_files.h"
+#include "client/model/ops.h"
 
 namespace strata::model {
 
@@ -29,17 +31,16 @@ struct LinearGroup {
   std::vector<LinearModule> modules;
 };
 
-enum GroupIndex { kQkv = 0, kOut = 1, kGateUp = 2, kDown = 3, kNumGroups = 4 };
-
 struct LayerWeights {
-  at::Tensor attention_norm, mlp_norm;  // fp32 [hidden]
+  std::array<Norm, kNumNorms> norms;
   std::array<LinearGroup, kNumGroups> groups;
 };
 
 struct Weights {
   at::Tensor embedding;  // [vocab, hidden], compute dtype
-  at::Tensor head;       // the same tensor when tied
-  at::Tensor final_norm;
+  at::Tensor positions;  // [max_positions, hidden], compute dtype; undefined where they are rotary
+  at::Tensor head;       // the same tensor as `embedding` when tied
+  Norm final_norm;
   std::vector<LayerWeights> layers;
   // What activations and adapter columns are computed in: the weights' type, or fp32 over bf16 weights on a processor
   // without fast bf16 products (processor.h).

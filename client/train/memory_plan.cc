@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "client/model/family.h"
 #include "client/model/processor.h"
 #include "common/status/cat.h"
 
@@ -19,17 +20,24 @@ constexpr uint64_t kLogitElements = uint64_t{12} << 20;
 
 // Elements per token.
 struct Widths {
-  uint64_t hidden = 0, intermediate = 0, qkv = 0, output = 0, heads = 0;
-  uint64_t ranks = 0;  // of one layer's adapter columns, on average
+  uint64_t hidden = 0, intermediate = 0, gate_up = 0, qkv = 0, output = 0, heads = 0;
+  uint64_t normed = 0;  // what norms of heads and of a block's output keep
+  uint64_t ranks = 0;   // of one layer's adapter columns, on average
 };
 
 Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& targets) {
   const auto wide = [](int64_t n) { return static_cast<uint64_t>(n); };
   Widths w{.hidden = wide(config.hidden_size),
            .intermediate = wide(config.intermediate_size),
+           .gate_up = wide(config.intermediate_size) * (kernels::IsGated(config.unit) ? 2 : 1),
            .qkv = wide((config.num_heads + 2 * config.num_kv_heads) * config.head_dim),
            .output = wide(config.num_heads * config.head_dim),
            .heads = wide(config.num_heads)};
+  for (const model::NormEntry& norm : model::FamilyOf(config).norms) {
+    if (norm.place == model::kQueryNorm) w.normed += w.output;
+    if (norm.place == model::kKeyNorm) w.normed += wide(config.num_kv_heads * config.head_dim);
+    if (norm.place == model::kPostAttentionNorm || norm.place == model::kPostMlpNorm) w.normed += w.hidden;
+  }
   for (const Target& t : targets) w.ranks += wide(t.rank);
   w.ranks /= std::max<uint64_t>(wide(config.num_layers), 1);
   return w;
@@ -46,11 +54,13 @@ uint64_t Activations(const model::ModelConfig& config, const PlannedRun& run, co
   const uint64_t rows = run.options.pack ? std::max<uint64_t>(shape.micro_batch_tokens / run.options.max_length, 1) : 1;
   const uint64_t tokens = std::min<uint64_t>(rows, run.options.batch_size) * run.options.max_length;
   const auto layers = static_cast<uint64_t>(config.num_layers);
-  const uint64_t layer = element * (2 * w.hidden + w.qkv + w.output + 2 * w.intermediate + w.ranks) + 4 * (2 + w.heads);
+  const uint64_t layer =
+      element * (2 * w.hidden + w.qkv + w.output + w.gate_up + w.normed + w.ranks) + 4 * (2 + w.heads);
   const uint64_t kept = shape.recompute ? layers * element * w.hidden + layer : layers * layer;
   const uint64_t stream = element * 4 * w.hidden;  // stream, increment, their sum, the gradient
   const uint64_t loss = element * 3 * w.hidden;
-  const uint64_t backward = element * (2 * w.hidden + w.intermediate + w.output + w.qkv + w.ranks) +
+  // The blocks' temporaries lie in the same place.
+  const uint64_t backward = element * (2 * w.hidden + std::max(w.intermediate, w.output + w.qkv) + w.ranks) +
                             element * kAttentionTemporaries * w.output;
   const auto vocabulary = static_cast<uint64_t>(config.vocab_size);
   const uint64_t chunk = std::min(std::max<uint64_t>(kLogitElements / vocabulary, 16), tokens);

@@ -73,24 +73,21 @@ void MatMul(const Product& product, void* workspace, int threads) {
   });
 }
 
-void RmsNorm(const Rows& x, const float* weight, float epsilon, const Rows& out, float* rstd, int threads) {
-  Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {
-    Table().rms_norm(x, nullptr, nullptr, weight, epsilon, out, rstd, begin, end);
-  });
+void Norm(const Rows& x, const NormWeights& norm, const Rows& out, float* rstd, int threads) {
+  Ranges(x.rows, kRowGrain, threads,
+         [&](int64_t begin, int64_t end) { Table().norm(x, nullptr, nullptr, norm, out, rstd, begin, end); });
 }
 
-void AddRmsNorm(const Rows& x, const Rows& delta, const Rows& sum, const float* weight, float epsilon, const Rows& out,
-                float* rstd, int threads) {
-  Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {
-    Table().rms_norm(x, &delta, &sum, weight, epsilon, out, rstd, begin, end);
-  });
+void AddNorm(const Rows& x, const Rows& delta, const Rows& sum, const NormWeights& norm, const Rows& out, float* rstd,
+             int threads) {
+  Ranges(x.rows, kRowGrain, threads,
+         [&](int64_t begin, int64_t end) { Table().norm(x, &delta, &sum, norm, out, rstd, begin, end); });
 }
 
-void RmsNormBackward(const Rows& dy, const Rows& x, const float* weight, const float* rstd, const Rows& dx,
-                     bool accumulate, int threads) {
-  Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {
-    Table().rms_norm_backward(dy, x, weight, rstd, dx, accumulate, begin, end);
-  });
+void NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                  bool accumulate, int threads) {
+  Ranges(x.rows, kRowGrain, threads,
+         [&](int64_t begin, int64_t end) { Table().norm_backward(dy, x, norm, rstd, dx, accumulate, begin, end); });
 }
 
 void Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
@@ -99,13 +96,14 @@ void Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, cons
          [&](int64_t begin, int64_t end) { Table().rope(x, heads, head_dim, cos, sin, inverse, begin, end); });
 }
 
-void Swiglu(const Rows& gate_up, const Rows& out, int threads) {
-  Ranges(out.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) { Table().swiglu(gate_up, out, begin, end); });
+void Activate(Unit unit, const Rows& in, const Rows& out, int threads) {
+  Ranges(out.rows, kRowGrain, threads,
+         [&](int64_t begin, int64_t end) { Table().activate(unit, in, out, begin, end); });
 }
 
-void SwigluBackward(const Rows& gate_up, const Rows& dout, int threads) {
+void ActivateBackward(Unit unit, const Rows& in, const Rows& dout, int threads) {
   Ranges(dout.rows, kRowGrain, threads,
-         [&](int64_t begin, int64_t end) { Table().swiglu_backward(gate_up, dout, begin, end); });
+         [&](int64_t begin, int64_t end) { Table().activate_backward(unit, in, dout, begin, end); });
 }
 
 void AddBias(const Rows& x, const float* bias, int threads) {
@@ -116,9 +114,9 @@ void Add(const Rows& x, const Rows& delta, int threads) {
   Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) { Table().add(x, delta, begin, end); });
 }
 
-void CrossEntropy(const Rows& logits, const int32_t* targets, float scale, bool gradient, float* nll, int threads) {
+void CrossEntropy(const Rows& logits, const int32_t* targets, const LossOptions& options, float* nll, int threads) {
   Ranges(logits.rows, 1, threads,
-         [&](int64_t begin, int64_t end) { Table().cross_entropy(logits, targets, scale, gradient, nll, begin, end); });
+         [&](int64_t begin, int64_t end) { Table().cross_entropy(logits, targets, options, nll, begin, end); });
 }
 
 double SumSquares(const float* values, int64_t count, int threads) {

@@ -10,17 +10,17 @@ namespace strata::kernels {
 
 // Each works on rows [begin, end) of its operands; meanings as in ops.h.
 struct RowOps {
-  void (*rms_norm)(const Rows& x, const Rows* delta, const Rows* sum, const float* weight, float epsilon,
-                   const Rows& out, float* rstd, int64_t begin, int64_t end);
-  void (*rms_norm_backward)(const Rows& dy, const Rows& x, const float* weight, const float* rstd, const Rows& dx,
-                            bool accumulate, int64_t begin, int64_t end);
+  void (*norm)(const Rows& x, const Rows* delta, const Rows* sum, const NormWeights& norm, const Rows& out, float* rstd,
+               int64_t begin, int64_t end);
+  void (*norm_backward)(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                        bool accumulate, int64_t begin, int64_t end);
   void (*rope)(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
                int64_t begin, int64_t end);
-  void (*swiglu)(const Rows& gate_up, const Rows& out, int64_t begin, int64_t end);
-  void (*swiglu_backward)(const Rows& gate_up, const Rows& dout, int64_t begin, int64_t end);
+  void (*activate)(Unit unit, const Rows& in, const Rows& out, int64_t begin, int64_t end);
+  void (*activate_backward)(Unit unit, const Rows& in, const Rows& dout, int64_t begin, int64_t end);
   void (*add_bias)(const Rows& x, const float* bias, int64_t begin, int64_t end);
   void (*add)(const Rows& x, const Rows& delta, int64_t begin, int64_t end);
-  void (*cross_entropy)(const Rows& logits, const int32_t* targets, float scale, bool gradient, float* nll,
+  void (*cross_entropy)(const Rows& logits, const int32_t* targets, const LossOptions& options, float* nll,
                         int64_t begin, int64_t end);
   double (*sum_squares)(const float* values, int64_t count);
   void (*adamw)(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step);

@@ -1,8 +1,7 @@
 // The loops of row_ops.h. Included by one .cc per instruction set, which defines STRATA_ROW_OPS as the name of its
 // table's function. Everything else has internal linkage: a function compiled for AVX-512 must never be the one that
 // the linker keeps for all.
-#include <math.h>    // NOLINT(modernize-deprecated-headers): std:: overloads are inline functions
-#include <string.h>  // NOLINT(modernize-deprecated-headers)
+#include <math.h>  // NOLINT(modernize-deprecated-headers): std:: overloads are inline functions
 
 #include "kernels/cpu/row_ops.h"
 #include "kernels/cpu/widen.h"
@@ -42,53 +41,122 @@ inline float Exp(float x) {
   return x < -87.3F ? 0.0F : value;
 }
 
+// tanh within 2e-7 relative: a polynomial near 0, where 1 - 2 / (e^2x + 1) would cancel.
+inline float Tanh(float x) {
+  const float z = x * x;
+  float p = -5.70498872745e-3F;
+  p = p * z + 2.06390887954e-2F;
+  p = p * z - 5.37397155531e-2F;
+  p = p * z + 1.33314422036e-1F;
+  p = p * z - 3.33332819422e-1F;
+  const float near = p * z * x + x;
+  const float far = 1.0F - 2.0F / (Exp(2.0F * x) + 1.0F);
+  return z < 0.390625F ? near : far;
+}
+
 template <typename T>
 inline T* Row(const Rows& m, int64_t row) {
   return static_cast<T*>(m.data) + row * m.stride;
 }
 
 template <typename T>
-void RmsNormT(const Rows& x, const Rows* delta, const Rows* sum, const float* weight, float epsilon, const Rows& out,
-              float* rstd, int64_t begin, int64_t end) {
-  const int64_t n = x.cols;
+inline float Mean(const T* in, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += Widen(in[i]);
+  return sum / static_cast<float>(n);
+}
+
+// Norms n elements; returns rstd.
+template <typename T>
+inline float RmsNormPiece(const T* in, const NormWeights& norm, T* out, int64_t n) {
+  float squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < n; ++i) squares += Widen(in[i]) * Widen(in[i]);
+  const float scale = 1.0F / sqrtf(squares / static_cast<float>(n) + norm.epsilon);
+  const float* weight = norm.weight;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = Narrow<T>(Widen(in[i]) * scale * weight[i]);
+  return scale;
+}
+
+template <typename T>
+inline float LayerNormPiece(const T* in, const NormWeights& norm, T* out, int64_t n) {
+  const float mean = Mean(in, n);
+  float squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < n; ++i) squares += (Widen(in[i]) - mean) * (Widen(in[i]) - mean);
+  const float scale = 1.0F / sqrtf(squares / static_cast<float>(n) + norm.epsilon);
+  const float* weight = norm.weight;
+  const float* bias = norm.bias;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = Narrow<T>((Widen(in[i]) - mean) * scale * weight[i] + bias[i]);
+  return scale;
+}
+
+template <typename T>
+void NormT(const Rows& x, const Rows* delta, const Rows* sum, const NormWeights& norm, const Rows& out, float* rstd,
+           int64_t begin, int64_t end) {
+  const int64_t n = x.cols / norm.heads;
   for (int64_t t = begin; t < end; ++t) {
     const T* in = Row<T>(x, t);
     if (delta != nullptr) {
       const T* d = Row<T>(*delta, t);
       T* s = Row<T>(*sum, t);
 #pragma omp simd
-      for (int64_t i = 0; i < n; ++i) s[i] = Narrow<T>(Widen(in[i]) + Widen(d[i]));
+      for (int64_t i = 0; i < x.cols; ++i) s[i] = Narrow<T>(Widen(in[i]) + Widen(d[i]));
       in = s;
     }
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < n; ++i) squares += Widen(in[i]) * Widen(in[i]);
-    const float scale = 1.0F / sqrtf(squares / static_cast<float>(n) + epsilon);
-    rstd[t] = scale;
     T* o = Row<T>(out, t);
+    for (int64_t h = 0; h < norm.heads; ++h) {
+      rstd[t * norm.heads + h] = norm.bias == nullptr ? RmsNormPiece(in + h * n, norm, o + h * n, n)
+                                                      : LayerNormPiece(in + h * n, norm, o + h * n, n);
+    }
+  }
+}
+
+// d (+)= scale * (g w) - pull * (in - mean) - shift.
+template <bool kAccumulate, typename T>
+inline void NormGradient(const T* g, const T* in, const float* weight, const float* terms, T* d, int64_t n) {
+  const float mean = terms[0];
+  const float scale = terms[1];
+  const float pull = terms[2];
+  const float shift = terms[3];
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) o[i] = Narrow<T>(Widen(in[i]) * scale * weight[i]);
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = scale * Widen(g[i]) * weight[i] - pull * (Widen(in[i]) - mean) - shift;
+    d[i] = Narrow<T>(kAccumulate ? Widen(d[i]) + value : value);
   }
 }
 
 template <typename T>
-void RmsNormBackwardT(const Rows& dy, const Rows& x, const float* weight, const float* rstd, const Rows& dx,
-                      bool accumulate, int64_t begin, int64_t end) {
-  const int64_t n = x.cols;
-  const float keep = accumulate ? 1.0F : 0.0F;
+inline void NormBackwardPiece(const T* g, const T* in, const NormWeights& norm, float scale, T* d, int64_t n,
+                              bool accumulate) {
+  const bool centred = norm.bias != nullptr;
+  const float mean = centred ? Mean(in, n) : 0.0F;
+  const float* weight = norm.weight;
+  float dot = 0;
+  float total = 0;
+#pragma omp simd reduction(+ : dot, total)
+  for (int64_t i = 0; i < n; ++i) {
+    const float gw = Widen(g[i]) * weight[i];
+    dot += gw * (Widen(in[i]) - mean);
+    total += gw;
+  }
+  const auto size = static_cast<float>(n);
+  const float terms[4] = {mean, scale, dot * scale * scale * scale / size, centred ? total * scale / size : 0.0F};
+  accumulate ? NormGradient<true>(g, in, weight, terms, d, n) : NormGradient<false>(g, in, weight, terms, d, n);
+}
+
+template <typename T>
+void NormBackwardT(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                   bool accumulate, int64_t begin, int64_t end) {
+  const int64_t n = x.cols / norm.heads;
   for (int64_t t = begin; t < end; ++t) {
-    const T* g = Row<T>(dy, t);
-    const T* in = Row<T>(x, t);
-    T* d = Row<T>(dx, t);
-    if (!accumulate) memset(d, 0, static_cast<size_t>(n) * sizeof(T));
-    float dot = 0;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t i = 0; i < n; ++i) dot += Widen(g[i]) * weight[i] * Widen(in[i]);
-    const float scale = rstd[t];
-    const float pull = dot * scale * scale * scale / static_cast<float>(n);
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i)
-      d[i] = Narrow<T>(keep * Widen(d[i]) + scale * Widen(g[i]) * weight[i] - pull * Widen(in[i]));
+    for (int64_t h = 0; h < norm.heads; ++h) {
+      NormBackwardPiece(Row<T>(dy, t) + h * n, Row<T>(x, t) + h * n, norm, rstd[t * norm.heads + h],
+                        Row<T>(dx, t) + h * n, n, accumulate);
+    }
   }
 }
 
@@ -115,39 +183,83 @@ void RopeT(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, con
   }
 }
 
-template <typename T>
-void SwigluT(const Rows& gate_up, const Rows& out, int64_t begin, int64_t end) {
+// value = f(x), slope = f'(x).
+struct Silu {
+  static inline void At(float x, float& value, float& slope) {
+    const float sigmoid = 1.0F / (1.0F + Exp(-x));
+    value = x * sigmoid;
+    slope = sigmoid + value * (1.0F - sigmoid);
+  }
+};
+// x (1 + tanh u) / 2 = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+struct GeluTanh {
+  static inline void At(float x, float& value, float& slope) {
+    const float z = x * x;
+    const float sigmoid = 1.0F / (1.0F + Exp(-x * (1.5957691216F + 0.0713548163F * z)));
+    value = x * sigmoid;
+    slope = sigmoid + value * (1.0F - sigmoid) * (1.5957691216F + 0.2140644488F * z);
+  }
+};
+
+template <typename F, bool kGated, typename T>
+void UnitT(const Rows& in, const Rows& out, int64_t begin, int64_t end) {
   const int64_t n = out.cols;
   for (int64_t t = begin; t < end; ++t) {
-    const T* gate = Row<T>(gate_up, t);
-    const T* up = gate + n;
+    const T* gate = Row<T>(in, t);
+    const T* up = kGated ? gate + n : gate;
     T* o = Row<T>(out, t);
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
-      const float g = Widen(gate[i]);
-      o[i] = Narrow<T>(g / (1.0F + Exp(-g)) * Widen(up[i]));
+      float value = 0;
+      float slope = 0;
+      F::At(Widen(gate[i]), value, slope);
+      o[i] = Narrow<T>(kGated ? value * Widen(up[i]) : value);
+    }
+  }
+}
+
+template <typename F, bool kGated, typename T>
+void UnitBackwardT(const Rows& in, const Rows& dout, int64_t begin, int64_t end) {
+  const int64_t n = dout.cols;
+  for (int64_t t = begin; t < end; ++t) {
+    T* gate = Row<T>(in, t);
+    T* up = kGated ? gate + n : gate;
+    T* d = Row<T>(dout, t);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const float u = kGated ? Widen(up[i]) : 1.0F;
+      const float dy = Widen(d[i]);
+      float value = 0;
+      float slope = 0;
+      F::At(Widen(gate[i]), value, slope);
+      if (kGated) up[i] = Narrow<T>(dy * value);
+      gate[i] = Narrow<T>(dy * u * slope);
+      d[i] = Narrow<T>(value * u);
     }
   }
 }
 
 template <typename T>
-void SwigluBackwardT(const Rows& gate_up, const Rows& dout, int64_t begin, int64_t end) {
-  const int64_t n = dout.cols;
-  for (int64_t t = begin; t < end; ++t) {
-    T* gate = Row<T>(gate_up, t);
-    T* up = gate + n;
-    T* d = Row<T>(dout, t);
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
-      const float g = Widen(gate[i]);
-      const float u = Widen(up[i]);
-      const float dy = Widen(d[i]);
-      const float sigmoid = 1.0F / (1.0F + Exp(-g));
-      const float silu = g * sigmoid;
-      gate[i] = Narrow<T>(dy * u * (sigmoid + silu * (1.0F - sigmoid)));
-      up[i] = Narrow<T>(dy * silu);
-      d[i] = Narrow<T>(silu * u);
-    }
+void ActivateT(Unit unit, const Rows& in, const Rows& out, int64_t begin, int64_t end) {
+  switch (unit) {
+    case Unit::kSwiglu:
+      return UnitT<Silu, true, T>(in, out, begin, end);
+    case Unit::kGeglu:
+      return UnitT<GeluTanh, true, T>(in, out, begin, end);
+    case Unit::kGelu:
+      return UnitT<GeluTanh, false, T>(in, out, begin, end);
+  }
+}
+
+template <typename T>
+void ActivateBackwardT(Unit unit, const Rows& in, const Rows& dout, int64_t begin, int64_t end) {
+  switch (unit) {
+    case Unit::kSwiglu:
+      return UnitBackwardT<Silu, true, T>(in, dout, begin, end);
+    case Unit::kGeglu:
+      return UnitBackwardT<GeluTanh, true, T>(in, dout, begin, end);
+    case Unit::kGelu:
+      return UnitBackwardT<GeluTanh, false, T>(in, dout, begin, end);
   }
 }
 
@@ -173,11 +285,34 @@ void AddT(const Rows& x, const Rows& delta, int64_t begin, int64_t end) {
 constexpr int64_t kSumBlock = 1024;
 
 template <typename T>
-void CrossEntropyT(const Rows& logits, const int32_t* targets, float scale, bool gradient, float* nll, int64_t begin,
+inline void CapRow(T* row, int64_t n, float cap) {
+  const float inverse = 1.0F / cap;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) row[i] = Narrow<T>(cap * Tanh(Widen(row[i]) * inverse));
+}
+
+// The row, as it counts, becomes (softmax - onehot) * scale, times the cap's slope 1 - (l / cap)^2.
+template <bool kCapped, typename T>
+inline void LossGradient(T* row, int64_t n, int32_t target, float top, float share, const LossOptions& options) {
+  const float inverse = kCapped ? 1.0F / options.softcap : 0.0F;
+  const auto slope = [&](float l) { return 1.0F - l * inverse * (l * inverse); };
+  const float label = Widen(row[target]);
+  const float hit = (Exp(label - top) * share - options.scale) * slope(label);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = Exp(Widen(row[i]) - top) * share;
+    row[i] = Narrow<T>(kCapped ? g * slope(Widen(row[i])) : g);
+  }
+  row[target] = Narrow<T>(hit);
+}
+
+template <typename T>
+void CrossEntropyT(const Rows& logits, const int32_t* targets, const LossOptions& options, float* nll, int64_t begin,
                    int64_t end) {
   const int64_t n = logits.cols;
   for (int64_t t = begin; t < end; ++t) {
     T* row = Row<T>(logits, t);
+    if (options.softcap > 0) CapRow(row, n, options.softcap);
     float top = -INFINITY;
 #pragma omp simd reduction(max : top)
     for (int64_t i = 0; i < n; ++i) top = Widen(row[i]) > top ? Widen(row[i]) : top;
@@ -190,14 +325,11 @@ void CrossEntropyT(const Rows& logits, const int32_t* targets, float scale, bool
       for (int64_t i = first; i < last; ++i) part += Exp(Widen(row[i]) - top);
       total += static_cast<double>(part);
     }
-    const auto sum = static_cast<float>(total);
     nll[t] = static_cast<float>(log(total) + static_cast<double>(top) - static_cast<double>(Widen(row[targets[t]])));
-    if (!gradient) continue;
-    const float share = scale / sum;
-    const float hit = Exp(Widen(row[targets[t]]) - top) * share - scale;
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) row[i] = Narrow<T>(Exp(Widen(row[i]) - top) * share);
-    row[targets[t]] = Narrow<T>(hit);
+    if (!options.gradient) continue;
+    const float share = options.scale / static_cast<float>(total);
+    options.softcap > 0 ? LossGradient<true>(row, n, targets[t], top, share, options)
+                        : LossGradient<false>(row, n, targets[t], top, share, options);
   }
 }
 
@@ -232,30 +364,27 @@ void RoundRange(const float* source, uint16_t* out, int64_t count) {
   ((type) == Type::kF32 ? function<float>(__VA_ARGS__) : function<uint16_t>(__VA_ARGS__))
 
 constexpr RowOps kTable = {
-    .rms_norm =
-        [](const Rows& x, const Rows* delta, const Rows* sum, const float* weight, float epsilon, const Rows& out,
-           float* rstd, int64_t begin,
-           int64_t end) { STRATA_BY_TYPE(RmsNormT, x.type, x, delta, sum, weight, epsilon, out, rstd, begin, end); },
-    .rms_norm_backward =
-        [](const Rows& dy, const Rows& x, const float* weight, const float* rstd, const Rows& dx, bool accumulate,
+    .norm = [](const Rows& x, const Rows* delta, const Rows* sum, const NormWeights& norm, const Rows& out, float* rstd,
+               int64_t begin,
+               int64_t end) { STRATA_BY_TYPE(NormT, x.type, x, delta, sum, norm, out, rstd, begin, end); },
+    .norm_backward =
+        [](const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx, bool accumulate,
            int64_t begin,
-           int64_t end) { STRATA_BY_TYPE(RmsNormBackwardT, x.type, dy, x, weight, rstd, dx, accumulate, begin, end); },
+           int64_t end) { STRATA_BY_TYPE(NormBackwardT, x.type, dy, x, norm, rstd, dx, accumulate, begin, end); },
     .rope = [](const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
                int64_t begin,
                int64_t end) { STRATA_BY_TYPE(RopeT, x.type, x, heads, head_dim, cos, sin, inverse, begin, end); },
-    .swiglu = [](const Rows& gate_up, const Rows& out, int64_t begin,
-                 int64_t end) { STRATA_BY_TYPE(SwigluT, out.type, gate_up, out, begin, end); },
-    .swiglu_backward = [](const Rows& gate_up, const Rows& dout, int64_t begin,
-                          int64_t end) { STRATA_BY_TYPE(SwigluBackwardT, dout.type, gate_up, dout, begin, end); },
+    .activate = [](Unit unit, const Rows& in, const Rows& out, int64_t begin,
+                   int64_t end) { STRATA_BY_TYPE(ActivateT, out.type, unit, in, out, begin, end); },
+    .activate_backward = [](Unit unit, const Rows& in, const Rows& dout, int64_t begin,
+                            int64_t end) { STRATA_BY_TYPE(ActivateBackwardT, dout.type, unit, in, dout, begin, end); },
     .add_bias = [](const Rows& x, const float* bias, int64_t begin,
                    int64_t end) { STRATA_BY_TYPE(AddBiasT, x.type, x, bias, begin, end); },
     .add = [](const Rows& x, const Rows& delta, int64_t begin,
               int64_t end) { STRATA_BY_TYPE(AddT, x.type, x, delta, begin, end); },
     .cross_entropy =
-        [](const Rows& logits, const int32_t* targets, float scale, bool gradient, float* nll, int64_t begin,
-           int64_t end) {
-          STRATA_BY_TYPE(CrossEntropyT, logits.type, logits, targets, scale, gradient, nll, begin, end);
-        },
+        [](const Rows& logits, const int32_t* targets, const LossOptions& options, float* nll, int64_t begin,
+           int64_t end) { STRATA_BY_TYPE(CrossEntropyT, logits.type, logits, targets, options, nll, begin, end); },
     .sum_squares = SumSquaresRange,
     .adamw = AdamWRange,
     .round_to_bf16 = RoundRange,

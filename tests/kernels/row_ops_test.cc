@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -82,39 +83,87 @@ class RowOpsTest : public ::testing::TestWithParam<Variant> {
 
 double Silu(double x) { return x / (1 + std::exp(-x)); }
 
-TEST_P(RowOpsTest, RmsNormAndItsGradient) {
-  Matrix x = Make(kRows, kCols, 3, 1);
-  Matrix delta = Make(kRows, kCols, 2, 2);
-  Matrix sum = Make(kRows, kCols, 0, 3);
-  Matrix out = Make(kRows, kCols, 0, 4);
-  Matrix dy = Make(kRows, kCols, 1, 5);
-  Matrix dx = Make(kRows, kCols, 1, 6);
-  const Matrix dx_before = dx;
-  std::vector<float> weight(kCols);
-  for (size_t i = 0; i < weight.size(); ++i) weight[i] = 0.5F + static_cast<float>(i % 7) / 4;
-  std::vector<float> rstd(kRows);
-  const Rows delta_view = delta.view();
-  const Rows sum_view = sum.view();
-  ops().rms_norm(x.view(), &delta_view, &sum_view, weight.data(), 1e-5F, out.view(), rstd.data(), 0, kRows);
-  ops().rms_norm_backward(dy.view(), sum.view(), weight.data(), rstd.data(), dx.view(), true, 0, kRows);
-  for (int64_t t = 0; t < kRows; ++t) {
-    double squares = 0;
-    double dot = 0;
-    for (int64_t i = 0; i < kCols; ++i) {
-      EXPECT_NEAR(sum.at(t, i), x.at(t, i) + delta.at(t, i), Limit(sum.at(t, i)));
-      squares += sum.at(t, i) * sum.at(t, i);
-      dot += dy.at(t, i) * static_cast<double>(weight[static_cast<size_t>(i)]) * sum.at(t, i);
+// A norm over pieces of a row, in double.
+struct ExpectedNorm {
+  ExpectedNorm(const std::vector<double>& x, bool centred) {
+    const auto n = static_cast<double>(x.size());
+    if (centred) {
+      for (const double value : x) mean += value / n;
     }
-    const double scale = 1 / std::sqrt(squares / kCols + 1e-5);
-    for (int64_t i = 0; i < kCols; ++i) {
-      const auto w = static_cast<double>(weight[static_cast<size_t>(i)]);
-      EXPECT_NEAR(out.at(t, i), sum.at(t, i) * scale * w, Limit(out.at(t, i)));
-      const double gradient =
-          dx_before.at(t, i) + scale * dy.at(t, i) * w - sum.at(t, i) * dot * scale * scale * scale / kCols;
-      EXPECT_NEAR(dx.at(t, i), gradient, Limit(gradient));
+    double squares = 0;
+    for (const double value : x) squares += (value - mean) * (value - mean);
+    rstd = 1 / std::sqrt(squares / n + 1e-5);
+  }
+  // Of Sum(dy * y) with respect to x.
+  std::vector<double> Gradient(const std::vector<double>& x, const std::vector<double>& g, bool centred) const {
+    double dot = 0;
+    double total = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      dot += g[i] * (x[i] - mean) * rstd / static_cast<double>(x.size());
+      total += centred ? g[i] / static_cast<double>(x.size()) : 0;
+    }
+    std::vector<double> out;
+    for (size_t i = 0; i < x.size(); ++i) out.push_back(rstd * (g[i] - total - (x[i] - mean) * rstd * dot));
+    return out;
+  }
+  double mean = 0, rstd = 0;
+};
+
+class NormTest : public RowOpsTest {
+ protected:
+  void Check(bool centred, int64_t heads, bool accumulate) {
+    const int64_t size = kCols;
+    Matrix x = Make(kRows, heads * size, 3, 1);
+    Matrix delta = Make(kRows, heads * size, 2, 2);
+    Matrix sum = Make(kRows, heads * size, 0, 3);
+    Matrix out = Make(kRows, heads * size, 0, 4);
+    Matrix dy = Make(kRows, heads * size, 1, 5);
+    const Matrix dy_before = dy;
+    Matrix dx = Make(kRows, heads * size, 1, 6);
+    const Matrix dx_before = dx;
+    std::vector<float> weight(static_cast<size_t>(size));
+    std::vector<float> bias(weight.size());
+    for (size_t i = 0; i < weight.size(); ++i) {
+      weight[i] = 0.5F + static_cast<float>(i % 7) / 4;
+      bias[i] = static_cast<float>(i % 5) / 8 - 0.25F;
+    }
+    const NormWeights norm{
+        .weight = weight.data(), .bias = centred ? bias.data() : nullptr, .epsilon = 1e-5F, .heads = heads};
+    std::vector<float> rstd(static_cast<size_t>(kRows * heads));
+    const Rows delta_view = delta.view();
+    const Rows sum_view = sum.view();
+    ops().norm(x.view(), &delta_view, &sum_view, norm, out.view(), rstd.data(), 0, kRows);
+    // Without accumulation the gradient may replace dy.
+    Matrix& result = accumulate ? dx : dy;
+    ops().norm_backward(dy.view(), sum.view(), norm, rstd.data(), result.view(), accumulate, 0, kRows);
+    for (int64_t t = 0; t < kRows; ++t) {
+      for (int64_t h = 0; h < heads; ++h) {
+        std::vector<double> piece;
+        std::vector<double> g;
+        for (int64_t i = h * size; i < (h + 1) * size; ++i) {
+          EXPECT_NEAR(sum.at(t, i), x.at(t, i) + delta.at(t, i), Limit(sum.at(t, i)));
+          piece.push_back(sum.at(t, i));
+          g.push_back(dy_before.at(t, i) * static_cast<double>(weight[static_cast<size_t>(i % size)]));
+        }
+        const ExpectedNorm expected(piece, centred);
+        const std::vector<double> gradient = expected.Gradient(piece, g, centred);
+        for (size_t i = 0; i < piece.size(); ++i) {
+          const int64_t c = h * size + static_cast<int64_t>(i);
+          const double shift = centred ? static_cast<double>(bias[i]) : 0;
+          const double want = (piece[i] - expected.mean) * expected.rstd * static_cast<double>(weight[i]) + shift;
+          EXPECT_NEAR(out.at(t, c), want, Limit(want));
+          const double d = gradient[i] + (accumulate ? dx_before.at(t, c) : 0);
+          EXPECT_NEAR(result.at(t, c), d, Limit(d));
+        }
+      }
     }
   }
-}
+};
+
+TEST_P(NormTest, RmsNormAndItsGradient) { Check(/*centred=*/false, /*heads=*/1, /*accumulate=*/true); }
+TEST_P(NormTest, RmsNormOfHeadsAndItsGradientInPlace) { Check(false, 3, false); }
+TEST_P(NormTest, LayerNormAndItsGradient) { Check(true, 1, true); }
+TEST_P(NormTest, LayerNormOfHeadsAndItsGradientInPlace) { Check(true, 2, false); }
 
 TEST_P(RowOpsTest, RopeTurnsAndTurnsBack) {
   constexpr int64_t kHeads = 3;
@@ -140,41 +189,69 @@ TEST_P(RowOpsTest, RopeTurnsAndTurnsBack) {
   }
 }
 
-TEST_P(RowOpsTest, SwigluAndItsGradient) {
-  Matrix gate_up = Make(kRows, 2 * kCols, 6, 8);
-  const Matrix before = gate_up;
-  Matrix out = Make(kRows, kCols, 0, 9);
-  Matrix dout = Make(kRows, kCols, 1, 10);
-  const Matrix dy = dout;
-  ops().swiglu(gate_up.view(), out.view(), 0, kRows);
-  ops().swiglu_backward(gate_up.view(), dout.view(), 0, kRows);
-  for (int64_t t = 0; t < kRows; ++t) {
-    for (int64_t i = 0; i < kCols; ++i) {
-      const double g = before.at(t, i);
-      const double u = before.at(t, kCols + i);
-      const double sigmoid = 1 / (1 + std::exp(-g));
-      EXPECT_NEAR(out.at(t, i), Silu(g) * u, Limit(Silu(g) * u));
-      EXPECT_NEAR(dout.at(t, i), out.at(t, i), Limit(out.at(t, i)));
-      const double dgate = dy.at(t, i) * u * (sigmoid + Silu(g) * (1 - sigmoid));
-      EXPECT_NEAR(gate_up.at(t, i), dgate, Limit(dgate));
-      EXPECT_NEAR(gate_up.at(t, kCols + i), dy.at(t, i) * Silu(g), Limit(dy.at(t, i) * Silu(g)));
+double Gelu(double x) { return x / 2 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x))); }
+
+TEST_P(RowOpsTest, UnitsAndTheirGradients) {
+  for (const Unit unit : {Unit::kSwiglu, Unit::kGeglu, Unit::kGelu}) {
+    const auto value = [&](double x) { return unit == Unit::kSwiglu ? Silu(x) : Gelu(x); };
+    // Central differences of the formula: independent of how its slope is written.
+    const auto slope = [&](double x) { return (value(x + 1e-5) - value(x - 1e-5)) / 2e-5; };
+    Matrix in = Make(kRows, IsGated(unit) ? 2 * kCols : kCols, 6, 8);
+    const Matrix before = in;
+    Matrix out = Make(kRows, kCols, 0, 9);
+    Matrix dout = Make(kRows, kCols, 1, 10);
+    const Matrix dy = dout;
+    ops().activate(unit, in.view(), out.view(), 0, kRows);
+    ops().activate_backward(unit, in.view(), dout.view(), 0, kRows);
+    for (int64_t t = 0; t < kRows; ++t) {
+      for (int64_t i = 0; i < kCols; ++i) {
+        const double g = before.at(t, i);
+        const double u = IsGated(unit) ? before.at(t, kCols + i) : 1;
+        EXPECT_NEAR(out.at(t, i), value(g) * u, Limit(value(g) * u));
+        EXPECT_NEAR(dout.at(t, i), out.at(t, i), Limit(out.at(t, i)));
+        EXPECT_NEAR(in.at(t, i), dy.at(t, i) * u * slope(g), Limit(dy.at(t, i) * u * slope(g)));
+        if (!IsGated(unit)) continue;
+        EXPECT_NEAR(in.at(t, kCols + i), dy.at(t, i) * value(g), Limit(dy.at(t, i) * value(g)));
+      }
     }
   }
 }
 
 TEST_P(RowOpsTest, CrossEntropyAndItsGradient) {
+  for (const double cap : {0.0, 6.0}) {
+    Matrix logits = Make(kRows, kCols, 20, 11);
+    const std::vector<int32_t> targets = {0, 82, 41, 7, 8};
+    std::vector<float> nll(kRows);
+    LossOptions options{.scale = 0.25F, .softcap = static_cast<float>(cap)};
+    // The logits as they count: capped and rounded to the type.
+    Matrix counts = logits;
+    ops().cross_entropy(counts.view(), targets.data(), options, nll.data(), 0, kRows);
+    options.gradient = true;
+    ops().cross_entropy(logits.view(), targets.data(), options, nll.data(), 0, kRows);
+    for (int64_t t = 0; t < kRows; ++t) {
+      double sum = 0;
+      for (int64_t i = 0; i < kCols; ++i) sum += std::exp(counts.at(t, i));
+      const int64_t target = targets[static_cast<size_t>(t)];
+      EXPECT_NEAR(nll[static_cast<size_t>(t)], std::log(sum) - counts.at(t, target), 1e-5);
+      for (int64_t i = 0; i < kCols; ++i) {
+        const double slope = cap > 0 ? 1 - counts.at(t, i) * counts.at(t, i) / (cap * cap) : 1;
+        const double gradient = 0.25 * slope * (std::exp(counts.at(t, i)) / sum - (i == target ? 1 : 0));
+        EXPECT_NEAR(logits.at(t, i), gradient, Limit(gradient));
+      }
+    }
+  }
+}
+
+TEST_P(RowOpsTest, LogitsStayAsTheyCountWhereNoGradientIsWanted) {
   Matrix logits = Make(kRows, kCols, 20, 11);
   const Matrix before = logits;
-  const std::vector<int32_t> targets = {0, 82, 41, 7, 8};
+  const std::vector<int32_t> targets(kRows, 0);
   std::vector<float> nll(kRows);
-  ops().cross_entropy(logits.view(), targets.data(), 0.25F, true, nll.data(), 0, kRows);
+  ops().cross_entropy(logits.view(), targets.data(), {.softcap = 30}, nll.data(), 0, kRows);
   for (int64_t t = 0; t < kRows; ++t) {
-    double sum = 0;
-    for (int64_t i = 0; i < kCols; ++i) sum += std::exp(before.at(t, i));
-    EXPECT_NEAR(nll[static_cast<size_t>(t)], std::log(sum) - before.at(t, targets[static_cast<size_t>(t)]), 1e-5);
     for (int64_t i = 0; i < kCols; ++i) {
-      const double gradient = 0.25 * (std::exp(before.at(t, i)) / sum - (i == targets[static_cast<size_t>(t)] ? 1 : 0));
-      EXPECT_NEAR(logits.at(t, i), gradient, Limit(gradient));
+      const double want = 30 * std::tanh(before.at(t, i) / 30);
+      EXPECT_NEAR(logits.at(t, i), want, Limit(want));
     }
   }
 }
@@ -185,7 +262,7 @@ TEST_P(RowOpsTest, CrossEntropyOfALargeVocabulary) {
   const Matrix before = logits;
   const int32_t target = 31'415;
   float nll = 0;
-  ops().cross_entropy(logits.view(), &target, 1, false, &nll, 0, 1);
+  ops().cross_entropy(logits.view(), &target, {}, &nll, 0, 1);
   double sum = 0;
   for (int64_t i = 0; i < before.cols; ++i) sum += std::exp(before.at(0, i));
   EXPECT_NEAR(nll, std::log(sum) - before.at(0, target), 2e-6);
@@ -203,6 +280,8 @@ TEST_P(RowOpsTest, NaNStaysNaN) {
   EXPECT_EQ(out[5], 0x8000);
 }
 
+INSTANTIATE_TEST_SUITE_P(Variants, NormTest, ::testing::ValuesIn(Variants()),
+                         [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Variants, RowOpsTest, ::testing::ValuesIn(Variants()),
                          [](const auto& info) { return info.param.name; });
 

@@ -59,6 +59,13 @@ TEST(IdentifyBase, IsTheSameHoweverTheModelIsLaidOut) {
   EXPECT_TRUE(Identify(sharded).SameBase(expected));
 }
 
+TEST(IdentifyBase, ABaseModelsNamesChangeNothing) {
+  ModelFolder whole("small-gpt2");
+  ModelFolder bare("small-gpt2");
+  bare.MakeBare("transformer.");
+  EXPECT_TRUE(Identify(bare).SameBase(Identify(whole)));
+}
+
 TEST(IdentifyBase, EveryBitOfTheWeightsAndTheSemanticsCounts) {
   ModelFolder folder("llama");
   const adapter::BaseIdentity before = Identify(folder);

@@ -59,6 +59,16 @@ class ModelFolder {
     change(tensors);
     Write(name, format::SerializeSafetensors(tensors, parsed->metadata()));
   }
+  // As the first GPT-2 files were published: names without a prefix, and the causal mask as a buffer.
+  void MakeBare(const std::string& prefix) {
+    const std::string mask(4, '\0');
+    Edit("model.safetensors", [&](std::vector<format::TensorView>& tensors) {
+      for (format::TensorView& t : tensors) {
+        if (t.name.starts_with(prefix)) t.name.erase(0, prefix.size());
+      }
+      tensors.push_back({"h.0.attn.bias", format::DType::kF32, {1, 1, 1, 1}, format::AsBytes(mask)});
+    });
+  }
   absl::StatusOr<std::unique_ptr<ModelFiles>> Open(const std::string& path = "/m") {
     return ModelFiles::Open(files(), path);
   }

@@ -22,35 +22,16 @@ using testing::MaxDifference;
 using testing::RelativeNorm;
 using testing::Tensor;
 
-// Folders of adapters: the repository's subset, and those of the whole set that are not in it.
-std::vector<std::string> Cases() {
-  std::vector<std::string> cases;
-  for (const auto& root : {testing::GoldenDir("lora"), testing::FullGoldenDir("lora")}) {
-    if (root.empty()) continue;
-    for (const auto& entry : std::filesystem::directory_iterator(root)) {
-      const std::string name = entry.path().filename().string();
-      const bool known = std::any_of(cases.begin(), cases.end(),
-                                     [&](const std::string& c) { return std::filesystem::path(c).filename() == name; });
-      if (!known) cases.push_back(entry.path().string());
-    }
-  }
-  std::sort(cases.begin(), cases.end(), [](const std::string& a, const std::string& b) {
-    return std::filesystem::path(a).filename() < std::filesystem::path(b).filename();
-  });
-  return cases;
-}
-
 class LoraGolden : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     const std::string name = std::filesystem::path(GetParam()).filename();
-    if (name.rfind("llama-", 0) != 0) GTEST_SKIP() << name << ": the llama family is the one that is supported";
-    if (name == "llama-dora") GTEST_SKIP() << "DoRA is not supported";
-    const std::string base = testing::GoldenDir("models/llama");
-    ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), base));
+    if (name.ends_with("-dora")) GTEST_SKIP() << "DoRA is not supported";
+    ASSERT_OK_AND_ASSIGN(auto read, adapter::ReadPeft(testing::Files(), GetParam()));
+    ASSERT_OK_AND_ASSIGN(auto files,
+                         model::ModelFiles::Open(testing::Files(), GetParam() + "/" + read.second.base_model));
     modules_ = files->LinearModules();
     ASSERT_OK_AND_ASSIGN(model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
-    ASSERT_OK_AND_ASSIGN(auto read, adapter::ReadPeft(testing::Files(), GetParam()));
     adapter_ = std::make_unique<adapter::Adapter>(std::move(read.first));
     options_ = read.second.options;
     ASSERT_OK_AND_ASSIGN(targets_, peft::PlanFromAdapter(*adapter_, modules_));
@@ -146,11 +127,8 @@ void LoraGolden::Trajectory(const std::string& tag, double weight_decay) {
 TEST_P(LoraGolden, TwentySteps) { Trajectory("wd0", 0); }
 TEST_P(LoraGolden, TwentyStepsWithDecay) { Trajectory("wd1", 0.01); }
 
-INSTANTIATE_TEST_SUITE_P(Adapters, LoraGolden, ::testing::ValuesIn(Cases()), [](const auto& info) {
-  std::string name = std::filesystem::path(info.param).filename();
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Adapters, LoraGolden, ::testing::ValuesIn(testing::GoldenCases("lora")),
+                         [](const auto& info) { return testing::CaseName(info.param); });
 
 }  // namespace
 }  // namespace strata::train
