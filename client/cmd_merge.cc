@@ -92,7 +92,6 @@ void Print(const MergeFlags& flags, const exporting::MergedModel& merged, const 
 }
 
 absl::Status Run(const MergeFlags& flags) {
-  STRATA_RETURN_IF_ERROR(CheckFlags(flags));
   runtime::PosixFileSystem files;
   STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(files, flags.model));
   std::vector<adapter::Adapter> adapters;
@@ -135,6 +134,8 @@ void AddMergeCommand(CLI::App& app, CommandContext& context) {
       const bool printing = word == "text" || word == "json";
       (printing ? flags->format : flags->form) = word;
     }
+    const absl::Status usable = CheckFlags(*flags);
+    if (!usable.ok()) throw CLI::ValidationError(std::string(usable.message()));
     const absl::Status status = Run(*flags);
     if (!status.ok()) context.exit_code = ReportError(status, false);
   });

@@ -36,17 +36,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       STRATA_REQUIRE(absl::IsInvalidArgument(parsed.status()));
       continue;
     }
-    std::vector<const strata::data::Example*> rows;
-    for (const auto& row : parsed->rows) {
+    std::vector<strata::data::Example> rows;
+    for (size_t i = 0; i < parsed->rows.size(); ++i) {
+      const strata::data::Example row = parsed->rows[i];
       STRATA_REQUIRE(row.ids.size() <= 32 && row.labels.size() == row.ids.size() && row.num_targets() > 0);
       STRATA_REQUIRE(row.position_ids.empty() || row.position_ids.size() == row.ids.size());
       for (const int32_t id : row.ids) STRATA_REQUIRE(id >= 0 && id < 250);
       for (const int32_t label : row.labels) STRATA_REQUIRE(label == -100 || (label >= 0 && label < 250));
-      rows.push_back(&row);
+      rows.push_back(row);
     }
-    const auto packed = strata::data::Pack(rows);
+    const auto packed = strata::data::Pack(strata::data::Pointers(rows));
     STRATA_REQUIRE(packed.ids.size() == packed.targets.size() && packed.starts.size() == rows.size() + 1);
-    const auto sides = strata::data::parsed->rows.Split(0.5, 7);
+    const auto sides = parsed->rows.Split(0.5, 7);
     STRATA_REQUIRE(sides.first.size() + sides.second.size() == rows.size());
   }
   return 0;

@@ -62,16 +62,14 @@ TEST_F(Commands, ConversationsAreRenderedAndBadOnesAreErrorsInTheirPlace) {
             "{\"messages\": [{\"role\": \"a\", \"content\": \"ab\"}], \"add_generation_prompt\": true}\n\n"
             "{\"messages\": [{\"role\": \"b\", \"content\": \"a\"}]}\n"
             "{\"messages\": [{\"role\": \"assistant\", \"content\": \"b\"}]}\n");
-  const Result result = Run("", "render " + model() + " --data " + rows, "| sort");
+  const ProgramResult result = RunClient("", "render " + model() + " --data " + rows, "| sort");
   EXPECT_EQ(result.code, 1);
   EXPECT_THAT(result.out, AllOf(HasSubstr("{\"text\":\"<s>ab<s>\"}\n"), HasSubstr("{\"text\":\"<s>b\"}\n"),
                                 HasSubstr("chats:3: "), HasSubstr("{\"error\":"), HasSubstr("no b")));
-  EXPECT_EQ(Run("echo {\\\"messages\\\":[{\\\"role\\\":\\\"assistant\\\",\\\"content\\\":\\\"b\\\"}]} | ",
-                "tokenize " + model())
-                .out,
-            "{\"ids\":[3,1],\"labels\":[-100,1]}\n");
-  EXPECT_EQ(Run("", "render " + model() + " --chat-template chatml " +
-                        Write("one", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}"))
+  const std::string piped = Write("piped", "{\"messages\": [{\"role\": \"assistant\", \"content\": \"b\"}]}");
+  EXPECT_EQ(RunClient("cat " + piped + " | ", "tokenize " + model()).out, "{\"ids\":[3,1],\"labels\":[-100,1]}\n");
+  EXPECT_EQ(RunClient("", "render " + model() + " --chat-template chatml " +
+                              Write("one", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}"))
                 .out,
             "{\"text\":\"<|im_start|>user\\na<|im_end|>\\n\"}\n");
 }

@@ -51,7 +51,7 @@ TEST_F(ExportCommands, MergeWritesWhatInspectReads) {
 
   const Json source = Parsed(RunClient("", "inspect --format json " + GoldenDir("models/llama")));
   EXPECT_EQ(source["kind"], "model");
-  for (const std::string& name : {"hf", "m.gguf", "folder/model.gguf"}) {
+  for (const char* name : {"hf", "m.gguf", "folder/model.gguf"}) {
     const Json read = Parsed(RunClient("", "inspect --format json " + Path(name)));
     EXPECT_EQ(read["architecture"], "llama");
     EXPECT_EQ(read["totals"]["parameters"], source["totals"]["parameters"]);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "client/model/transformer.h"
+#include "client/peft/adapter_state.h"
 #include "tests/client/train/small_run.h"
 
 namespace strata::train {
