@@ -10,7 +10,7 @@ namespace strata::train {
 namespace {
 
 // Measured with a small model: program and libraries, buffers of the matrix products, the allocator's slack.
-constexpr uint64_t kProgramBytes = uint64_t{184} << 20;
+constexpr uint64_t kProgramBytes = uint64_t{212} << 20;
 constexpr uint64_t kTokenizerBytesPerToken = 500;
 // Attention's backward pass through ATen: gradients of expanded heads, their sums, contiguous copies; in widths of the
 // attention's output.
