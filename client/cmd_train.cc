@@ -237,9 +237,8 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
   train::ModelCache models(runtime.files, flags.threads);
   STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded, models.Get(flags.model, options.dtype, options.device));
   model::Transformer& model = *loaded->transformer;
-  STRATA_ASSIGN_OR_RETURN(
-      const data::Dataset rows,
-      models.ReadRows(*loaded, flags.data, train::RowPolicyOf(options, runtime::JoinPath(flags.out, "scratch"))));
+  STRATA_ASSIGN_OR_RETURN(const data::Dataset rows,
+                          models.ReadRows(*loaded, flags.data, train::RowPolicyOf(options, flags.out)));
   reporter.Data(rows);
   STRATA_ASSIGN_OR_RETURN(const auto state, SetUp(flags, options, plan, runtime.files, model));
   const train::LoopContext context{.model = model,

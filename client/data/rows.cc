@@ -9,6 +9,8 @@
 namespace strata::data {
 namespace {
 
+constexpr size_t kSpillBytes = size_t{4} << 20;  // written at once, after what was resident
+
 // A row lies as: number of tokens, kinds, ids, then labels unless they are the ids, then positions where there are any;
 // all of it as 32-bit integers of this machine.
 constexpr int32_t kHasLabels = 1, kHasPositions = 2;
@@ -101,7 +103,8 @@ RowsBuilder::~RowsBuilder() {
 absl::Status RowsBuilder::Add(const Example& example) {
   rows_.places_.push_back(written_ + pending_.size());
   Append(example, pending_);
-  return path_.empty() || pending_.size() <= options_.max_resident_bytes ? absl::OkStatus() : Spill();
+  const size_t bound = file_ == nullptr ? options_.max_resident_bytes : kSpillBytes;
+  return path_.empty() || pending_.size() <= bound ? absl::OkStatus() : Spill();
 }
 
 absl::Status RowsBuilder::Spill() {
@@ -113,7 +116,7 @@ absl::Status RowsBuilder::Spill() {
   STRATA_RETURN_IF_ERROR(
       Annotate(file_->WriteAt(written_, std::as_bytes(std::span(pending_.data(), pending_.size()))), path_));
   written_ += pending_.size();
-  pending_.clear();
+  pending_ = std::string();
   return absl::OkStatus();
 }
 

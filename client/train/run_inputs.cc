@@ -1,5 +1,6 @@
 #include "client/train/run_inputs.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -11,7 +12,14 @@ namespace strata::train {
 
 absl::StatusOr<std::string> FileDigest(runtime::FileSystem& files, const std::string& path) {
   STRATA_ASSIGN_OR_RETURN(const auto mapping, files.Map(path));
-  return secure::ToHex(secure::Sha256(mapping->bytes()));
+  secure::Sha256Stream digest;
+  constexpr size_t kBlock = size_t{16} << 20;
+  for (size_t begin = 0; begin < mapping->bytes().size(); begin += kBlock) {
+    const size_t length = std::min(kBlock, mapping->bytes().size() - begin);
+    digest.Update(mapping->bytes().subspan(begin, length));
+    mapping->Release(begin, length);  // the file may be larger than memory
+  }
+  return secure::ToHex(digest.Finish());
 }
 
 absl::StatusOr<std::string> ModelFingerprint(runtime::FileSystem& files, const model::ModelFiles& model) {
