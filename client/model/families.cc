@@ -153,6 +153,7 @@ Family Gpt2() {
           .positions = "wpe",
           .final_norm = "ln_f",
           .input_major = true,
+          .intermediate_times = 4,
           .buffers = kGpt2Buffers};
 }
 

@@ -74,7 +74,8 @@ struct Family {
   ConfigKeys keys = {};
   std::string_view prefix = "model.";  // of every tensor but the head; base models are published without it
   std::string_view layers = "layers.", embedding = "embed_tokens", positions = {}, final_norm = "norm";
-  bool input_major = false;  // HF stores linear matrices [in, out]
+  bool input_major = false;        // HF stores linear matrices [in, out]
+  int64_t intermediate_times = 0;  // hidden_size, where intermediate_size is missing; 0: it must be there
   WindowRule windows = WindowRule::kNone;
   int64_t default_window = 0, window_pattern = 0;
   // GGUF does not say query_pre_attn_scalar: it is head_dim, or hidden_size / num_heads in models of so many layers.

@@ -256,15 +256,17 @@ void ReadWindows(Reader& reader, const Family& family, Faults& faults, ModelConf
   }
 }
 
-void ReadSizes(Reader& reader, const ConfigKeys& keys, ModelConfig& config) {
+void ReadSizes(Reader& reader, const Family& family, ModelConfig& config) {
+  const ConfigKeys& keys = family.keys;
   config.hidden_size = reader.Integer(keys.hidden_size, std::nullopt);
   config.num_layers = reader.Integer(keys.num_layers, std::nullopt);
   config.num_heads = reader.Integer(keys.num_heads, std::nullopt);
   config.vocab_size = reader.Integer("vocab_size", std::nullopt);
-  // GPT-2's is four times as wide unless it says otherwise.
-  const std::optional<int64_t> four =
-      config.learned_positions ? std::optional(4 * std::clamp<int64_t>(config.hidden_size, 0, 1 << 30)) : std::nullopt;
-  config.intermediate_size = reader.Integer(keys.intermediate_size, four);
+  const std::optional<int64_t> standard =
+      family.intermediate_times > 0
+          ? std::optional(family.intermediate_times * std::clamp<int64_t>(config.hidden_size, 0, 1 << 30))
+          : std::nullopt;
+  config.intermediate_size = reader.Integer(keys.intermediate_size, standard);
   config.num_kv_heads =
       *keys.num_kv_heads == '\0' ? config.num_heads : reader.Integer(keys.num_kv_heads, config.num_heads);
   const int64_t even_share = config.num_heads > 0 ? config.hidden_size / config.num_heads : 0;
@@ -297,7 +299,7 @@ absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_vie
   STRATA_RETURN_IF_ERROR(CheckKnown(reader, place));
   ModelConfig config = family->defaults;
   STRATA_RETURN_IF_ERROR(ReadActivation(reader, family->keys, place, config));
-  ReadSizes(reader, family->keys, config);
+  ReadSizes(reader, *family, config);
   ReadFeatures(reader, family->keys, config);
   if (!config.learned_positions) STRATA_RETURN_IF_ERROR(ReadRope(reader, *family, place, faults, config));
   if (faults.empty()) CheckNumbers(config, faults);

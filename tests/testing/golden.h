@@ -32,6 +32,7 @@ inline std::vector<std::string> GoldenCases(const std::string& folder) {
     }
   }
   std::vector<std::string> paths;
+  paths.reserve(cases.size());
   for (const auto& [name, path] : cases) paths.push_back(path);
   return paths;
 }
