@@ -52,6 +52,6 @@ tidy_one() {
 export -f tidy_one
 printf '%s\0' "${files[@]}" | xargs -0 -P "$(nproc)" -I{} bash -c 'tidy_one {}'
 cat "$out"/*.txt 2>/dev/null | grep -E '(error|warning):' | sed "s|$PWD/||" | sort -u || true
-left=$(wc -l < "$out/left" 2>/dev/null || echo 0)
+left=$([ -f "$out/left" ] && wc -l < "$out/left" || echo 0)
 echo "tidy: $((${#files[@]} - left)) of ${#files[@]} files looked at${left:+, $left left for lack of time}" | sed 's/, 0 left.*//'
 [ ! -f "$out/failed" ] || { sed 's/$/: clang-tidy has findings/' "$out/failed"; exit 1; }

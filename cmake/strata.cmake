@@ -38,10 +38,16 @@ function(strata_library name)
   endif()
 endfunction()
 
+# What every executable gets before main: common/runtime/short_spin.cc. A sanitizer's runtime starts before it could.
+if(NOT STRATA_SANITIZE)
+  add_library(strata_start OBJECT ${CMAKE_SOURCE_DIR}/common/runtime/short_spin.cc)
+  set(STRATA_START $<TARGET_OBJECTS:strata_start>)
+endif()
+
 # strata_program(NAME SRCS .. DEPS ..): lands in build/bin.
 function(strata_program name)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
-  add_executable(${name} ${ARG_SRCS})
+  add_executable(${name} ${ARG_SRCS} ${STRATA_START})
   target_compile_definitions(${name} PRIVATE STRATA_VERSION="${PROJECT_VERSION}")
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
 endfunction()
@@ -49,7 +55,7 @@ endfunction()
 # strata_test(NAME SRCS .. DEPS .. [LABELS ..] [TIMEOUT s]): a GoogleTest program, one CTest entry; lands in build/tests.
 function(strata_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
-  add_executable(${name} ${ARG_SRCS})
+  add_executable(${name} ${ARG_SRCS} ${STRATA_START})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   target_compile_definitions(${name} PRIVATE STRATA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" STRATA_BINARY_DIR="${CMAKE_BINARY_DIR}")
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
