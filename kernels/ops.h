@@ -1,7 +1,7 @@
 // A LoRA step's loops over raw memory: the product with weights that are wider or of higher rank than what is stored,
-// norms, rotary positions, gated units, the loss, the optimiser. Formulas, precision and reduction orders: README.md.
-// Every function is deterministic for the same arguments, processor model and thread count; threads are OpenMP's.
-// Nothing allocates but SumSquares, a few bytes.
+// norms, rotary positions, attention, gated units, the loss, the optimiser. Formulas, precision and reduction orders:
+// README.md. Every function is deterministic for the same arguments, processor model and thread count; threads are
+// OpenMP's. Nothing allocates but SumSquares, a few bytes.
 #ifndef STRATA_KERNELS_OPS_H_
 #define STRATA_KERNELS_OPS_H_
 
@@ -71,6 +71,39 @@ constexpr bool IsGated(Unit unit) { return unit != Unit::kGelu; }
 void Activate(Unit unit, const Rows& in, const Rows& out, int threads);
 // In place: `in` becomes its gradient, `dout` becomes the forward value again.
 void ActivateBackward(Unit unit, const Rows& in, const Rows& dout, int threads);
+
+// Causal attention inside each document of a batch. A row of qkv: `heads` turned q heads, `kv_heads` turned k heads,
+// `kv_heads` v heads.
+struct AttentionShape {
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 1;     // of the scores
+  int64_t window = 0;  // tokens that one attends to, itself included; 0: all before it
+  float softcap = 0;   // > 0: a scaled score counts as softcap * tanh(score / softcap)
+};
+// Document i is rows [starts[i], starts[i + 1]).
+struct Documents {
+  const int32_t* starts = nullptr;
+  int64_t count = 0;
+};
+// o [tokens, heads * head_dim]; log sum exp of a head's scores at lse[head * lse_stride + token].
+struct AttentionResult {
+  Rows o;
+  float* lse = nullptr;
+  int64_t lse_stride = 0;
+};
+struct AttentionGradient {
+  Rows qkv;
+  AttentionResult forward;
+  Rows d_o, dqkv;
+};
+// Bytes of workspace; grow with the longest document, not with its square.
+int64_t AttentionWorkspace(const AttentionShape& shape, const Documents& documents, bool backward, int threads);
+// o = softmax(scale q k^T) v. All fp32.
+void Attention(const AttentionShape& shape, const Documents& documents, const Rows& qkv, const AttentionResult& out,
+               void* workspace, int threads);
+// Writes gradient.dqkv.
+void AttentionBackward(const AttentionShape& shape, const Documents& documents, const AttentionGradient& gradient,
+                       void* workspace, int threads);
 
 // x[t] += bias; bias fp32 [cols].
 void AddBias(const Rows& x, const float* bias, int threads);

@@ -30,6 +30,14 @@ at::Tensor AllocateBytes(size_t bytes, at::Device device) {
       memory, {static_cast<int64_t>(bytes)}, [](void* p) { std::free(p); }, options);
 }
 
+void* Workspace(int64_t bytes) {
+  thread_local at::Tensor buffer;
+  if (!buffer.defined() || buffer.numel() < bytes) {
+    buffer = AllocateBytes(static_cast<size_t>(std::max<int64_t>(bytes, int64_t{1} << 22)), at::kCPU);
+  }
+  return buffer.mutable_data_ptr();
+}
+
 at::Tensor Arena::Take(at::IntArrayRef shape, at::ScalarType type) {
   size_t bytes = at::elementSize(type);
   for (const int64_t n : shape) bytes *= static_cast<size_t>(n);

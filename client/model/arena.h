@@ -6,12 +6,15 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace strata::model {
 
 // `bytes` of memory that asks for huge pages on the CPU; frees itself with the tensor.
 at::Tensor AllocateBytes(size_t bytes, at::Device device);
+// The calling thread's memory for one kernel's packed operands: the next call overwrites it. Grows and stays.
+void* Workspace(int64_t bytes);
 
 // Not thread-safe. Tensors taken are uninitialised and valid until the arena falls below where they lie.
 class Arena {

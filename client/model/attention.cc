@@ -1,11 +1,16 @@
 #include "client/model/attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 #include <optional>
 #include <utility>
+
+#include "client/model/arena.h"
+#include "client/model/ops.h"
+#include "kernels/ops.h"
 
 namespace strata::model {
 namespace {
@@ -63,6 +68,26 @@ at::Tensor Mask(const AttentionShape& s, const Span& span, const at::TensorOptio
   at::Tensor seen = at::ones({span.rows, span.keys()}, options.dtype(at::kBool)).tril(offset);
   if (s.window > 0) seen = seen.triu(offset - s.window + 1);
   return at::full(seen.sizes(), -INFINITY, options.dtype(at::kFloat)).masked_fill_(seen, 0);
+}
+
+// Our own kernels take fp32 on the CPU.
+bool ThroughKernels(const at::Tensor& qkv) { return qkv.is_cpu() && qkv.scalar_type() == at::kFloat; }
+
+kernels::AttentionShape KernelShape(const AttentionShape& s) {
+  return {.heads = s.num_heads,
+          .kv_heads = s.num_kv_heads,
+          .head_dim = s.head_dim,
+          .scale = static_cast<float>(s.scale),
+          .window = s.window,
+          .softcap = static_cast<float>(s.softcap)};
+}
+
+kernels::Documents DocumentsOf(const std::vector<int32_t>& starts) {
+  return {.starts = starts.data(), .count = static_cast<int64_t>(starts.size()) - 1};
+}
+
+kernels::AttentionResult ResultOf(const at::Tensor& o, const at::Tensor& lse) {
+  return {.o = RowsOf(o), .lse = lse.mutable_data_ptr<float>(), .lse_stride = lse.stride(0)};
 }
 
 // What ATen's flash kernel for the CPU is told beside the tensors.
@@ -161,6 +186,12 @@ void BackwardDocument(const AttentionShape& s, const Views& views, const Flash& 
 
 void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
                const at::Tensor& o, const at::Tensor& lse) {
+  if (ThroughKernels(qkv)) {
+    const kernels::AttentionShape s = KernelShape(shape);
+    const int threads = at::get_num_threads();
+    void* workspace = Workspace(kernels::AttentionWorkspace(s, DocumentsOf(starts), /*backward=*/false, threads));
+    return kernels::Attention(s, DocumentsOf(starts), RowsOf(qkv), ResultOf(o, lse), workspace, threads);
+  }
   for (size_t i = 0; i + 1 < starts.size(); ++i) {
     const int64_t n = starts[i + 1] - starts[i];
     if (n == 0) continue;
@@ -175,6 +206,15 @@ void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, 
 
 void AttentionBackward(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
                        const at::Tensor& o, const at::Tensor& lse, const at::Tensor& d_o, const at::Tensor& dqkv) {
+  if (ThroughKernels(qkv)) {
+    const kernels::AttentionShape s = KernelShape(shape);
+    const int threads = at::get_num_threads();
+    void* workspace = Workspace(kernels::AttentionWorkspace(s, DocumentsOf(starts), /*backward=*/true, threads));
+    return kernels::AttentionBackward(
+        s, DocumentsOf(starts),
+        {.qkv = RowsOf(qkv), .forward = ResultOf(o, lse), .d_o = RowsOf(d_o), .dqkv = RowsOf(dqkv)}, workspace,
+        threads);
+  }
   for (size_t i = 0; i + 1 < starts.size(); ++i) {
     const int64_t n = starts[i + 1] - starts[i];
     if (n == 0) continue;

@@ -11,15 +11,6 @@
 namespace strata::model {
 namespace {
 
-// The thread's own memory for packed operands; grows and stays.
-void* Workspace(int64_t bytes) {
-  thread_local at::Tensor buffer;
-  if (!buffer.defined() || buffer.numel() < bytes) {
-    buffer = AllocateBytes(static_cast<size_t>(std::max<int64_t>(bytes, int64_t{1} << 22)), at::kCPU);
-  }
-  return buffer.mutable_data_ptr();
-}
-
 void Multiply(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, bool accumulate) {
   at::Tensor out = y;
   if (accumulate) {

@@ -1,8 +1,11 @@
 #include "kernels/ops.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <vector>
 
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/mat_mul.h"
 #include "kernels/cpu/row_ops.h"
 
@@ -12,15 +15,16 @@ namespace {
 struct Variant {
   const RowOps& rows;
   const MatMulOps& mat_mul;
+  const AttentionOps& attention;
 };
 
 Variant Choose() {
   if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
       __builtin_cpu_supports("avx512dq") != 0)
-    return {.rows = Avx512RowOps(), .mat_mul = Avx512MatMulOps()};
+    return {.rows = Avx512RowOps(), .mat_mul = Avx512MatMulOps(), .attention = Avx512AttentionOps()};
   if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
-    return {.rows = Avx2RowOps(), .mat_mul = Avx2MatMulOps()};
-  return {.rows = BaselineRowOps(), .mat_mul = BaselineMatMulOps()};
+    return {.rows = Avx2RowOps(), .mat_mul = Avx2MatMulOps(), .attention = Avx2AttentionOps()};
+  return {.rows = BaselineRowOps(), .mat_mul = BaselineMatMulOps(), .attention = BaselineAttentionOps()};
 }
 
 const Variant& Chosen() {
@@ -47,6 +51,43 @@ int64_t AlignedFloats(int64_t count) { return (count + 15) / 16 * 16; }
 
 constexpr int64_t kRowGrain = 16;
 constexpr int64_t kBlock = 16384;  // of SumSquares: fixed, so that the order of additions never depends on the threads
+
+int64_t NumTokens(const Documents& documents) { return documents.starts[documents.count]; }
+
+int64_t Longest(const Documents& documents) {
+  int64_t longest = 0;
+  for (int64_t i = 0; i < documents.count; ++i)
+    longest = std::max<int64_t>(longest, documents.starts[i + 1] - documents.starts[i]);
+  return longest;
+}
+
+int64_t HeadFloats(const AttentionShape& shape, const Documents& documents) {
+  return AlignedFloats(shape.heads * NumTokens(documents) * shape.head_dim);
+}
+
+// work(task, the thread's own memory) for each head of each document.
+template <typename F>
+void ForEachHead(const AttentionShape& shape, const Documents& documents, bool backward, float* memory, int threads,
+                 const F& work) {
+  const int64_t own = AlignedFloats(Chosen().attention.scratch_floats(shape, Longest(documents), backward));
+#pragma omp parallel for num_threads(std::max(threads, 1)) schedule(dynamic, 1) if (threads > 1)
+  for (int64_t i = 0; i < documents.count * shape.heads; ++i) {
+    const int64_t first = documents.starts[i / shape.heads];
+    const AttentionTask task = {
+        .first = first, .length = documents.starts[i / shape.heads + 1] - first, .head = i % shape.heads};
+    work(task, memory + omp_get_thread_num() * own);
+  }
+}
+
+// out[kv head, :] = sum over the query heads that share it, in order.
+void SumGroups(const AttentionShape& shape, const float* heads, int64_t head_stride, float* out) {
+  const int64_t group = shape.heads / shape.kv_heads;
+  for (int64_t h = 0; h < shape.heads; ++h) {
+    float* sum = out + h / group * shape.head_dim;
+    const float* in = heads + h * head_stride;
+    for (int64_t i = 0; i < shape.head_dim; ++i) sum[i] = h % group == 0 ? in[i] : sum[i] + in[i];
+  }
+}
 
 }  // namespace
 
@@ -94,6 +135,38 @@ void Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, cons
           int threads) {
   Ranges(x.rows, kRowGrain, threads,
          [&](int64_t begin, int64_t end) { Table().rope(x, heads, head_dim, cos, sin, inverse, begin, end); });
+}
+
+int64_t AttentionWorkspace(const AttentionShape& shape, const Documents& documents, bool backward, int threads) {
+  const int64_t scratch = Chosen().attention.scratch_floats(shape, Longest(documents), backward);
+  const int64_t shared = backward ? 2 * HeadFloats(shape, documents) : 0;
+  return (shared + std::max(threads, 1) * AlignedFloats(scratch)) * static_cast<int64_t>(sizeof(float));
+}
+
+void Attention(const AttentionShape& shape, const Documents& documents, const Rows& qkv, const AttentionResult& out,
+               void* workspace, int threads) {
+  ForEachHead(
+      shape, documents, /*backward=*/false, static_cast<float*>(workspace), threads,
+      [&](const AttentionTask& task, float* scratch) { Chosen().attention.forward(shape, task, qkv, out, scratch); });
+}
+
+void AttentionBackward(const AttentionShape& shape, const Documents& documents, const AttentionGradient& gradient,
+                       void* workspace, int threads) {
+  auto* dk = static_cast<float*>(workspace);
+  float* dv = dk + HeadFloats(shape, documents);
+  const int64_t tokens = NumTokens(documents);
+  ForEachHead(shape, documents, /*backward=*/true, dv + HeadFloats(shape, documents), threads,
+              [&](const AttentionTask& task, float* scratch) {
+                const int64_t place = (task.head * tokens + task.first) * shape.head_dim;
+                Chosen().attention.backward(shape, task, gradient, dk + place, dv + place, scratch);
+              });
+  Ranges(tokens, kRowGrain, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* row = static_cast<float*>(gradient.dqkv.data) + t * gradient.dqkv.stride + shape.heads * shape.head_dim;
+      SumGroups(shape, dk + t * shape.head_dim, tokens * shape.head_dim, row);
+      SumGroups(shape, dv + t * shape.head_dim, tokens * shape.head_dim, row + shape.kv_heads * shape.head_dim);
+    }
+  });
 }
 
 void Activate(Unit unit, const Rows& in, const Rows& out, int threads) {

@@ -1,0 +1,294 @@
+// The loops of attention.h, over the tiles of mat_mul_impl.h, which is included before it; STRATA_ATTENTION_OPS is the
+// name of the table's function.
+//
+// A head's keys and values are packed once. Blocks of queries meet all the keys that one of them sees: scores, softmax
+// and weights lie in rows that are as long as the document, never in a square.
+#include <math.h>  // NOLINT(modernize-deprecated-headers): std:: overloads are inline functions
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/exp.h"
+
+namespace strata::kernels {
+namespace {
+
+constexpr int64_t kQueries = 8 * kTileRows;  // of a block
+
+// Columns of one head in a matrix of heads, rows of one document.
+Rows Part(const Rows& m, const AttentionTask& task, int64_t head, int64_t head_dim) {
+  return {.data = static_cast<float*>(m.data) + task.first * m.stride + head * head_dim,
+          .type = Type::kF32,
+          .rows = task.length,
+          .cols = head_dim,
+          .stride = m.stride};
+}
+
+// Memory of one task. A block's rows are `stride` floats long.
+struct AttentionScratch {
+  AttentionScratch(const AttentionShape& shape, int64_t length, float* memory)
+      : stride(RoundUp(length, kPanel)), memory_(memory) {
+    const int64_t dim = RoundUp(shape.head_dim, kPanel);
+    keys = Take(stride * shape.head_dim);
+    values = Take(length * dim);
+    tile = Take(kTileRows * Most(Most(stride, shape.head_dim), kQueries));
+    scores = Take(kQueries * stride);
+  }
+  void TakeBackward(const AttentionShape& shape, int64_t length) {
+    const int64_t dim = RoundUp(shape.head_dim, kPanel);
+    keys_by_columns = Take(length * dim);
+    values_by_rows = Take(stride * shape.head_dim);
+    gradient = Take(kQueries * stride);
+    block = Take(kQueries * dim);
+  }
+  float* Take(int64_t floats) {
+    const int64_t begin = used_;
+    used_ += RoundUp(floats, 16);
+    return memory_ == nullptr ? nullptr : memory_ + begin;
+  }
+  int64_t used() const { return used_; }
+
+  int64_t stride;
+  // Panels of keys: [panel][head_dim][kPanel], of dimensions: [panel][length][kPanel].
+  float *keys = nullptr, *values = nullptr, *keys_by_columns = nullptr, *values_by_rows = nullptr;
+  float *scores = nullptr, *gradient = nullptr;  // [kQueries, stride]
+  float *tile = nullptr, *block = nullptr;       // a packed tile; packed panels of a block of queries
+
+ private:
+  float* memory_;  // null: only counts
+  int64_t used_ = 0;
+};
+
+// Panels of rows: out[panel][col][row].
+void PackRows(const Rows& m, float* out) {
+  for (int64_t row = 0; row < m.rows; row += kPanel, out += m.cols * kPanel) PackByRows<float>(m, row, 0, m.cols, out);
+}
+
+// Panels of columns: out[panel][row][col].
+void PackColumns(const Rows& m, float* out) {
+  for (int64_t col = 0; col < m.cols; col += kPanel, out += m.rows * kPanel)
+    PackByColumns<float>(m, 0, col, m.rows, out);
+}
+
+// Queries [first, end) and the keys [first_key, end) that one of them sees; first_key begins a panel.
+struct QueryBlock {
+  int64_t first = 0, end = 0, first_key = 0;
+  int64_t rows() const { return end - first; }
+  int64_t keys() const { return end - first_key; }
+};
+
+QueryBlock BlockAt(const AttentionShape& shape, int64_t first, int64_t length) {
+  const int64_t seen = shape.window > 0 ? Most(first - shape.window + 1, 0) : 0;
+  return {.first = first, .end = Least(first + kQueries, length), .first_key = seen / kPanel * kPanel};
+}
+
+Rows RowsOfBlock(float* data, const QueryBlock& block, int64_t stride) {
+  return {.data = data, .type = Type::kF32, .rows = block.rows(), .cols = block.keys(), .stride = stride};
+}
+
+// out[i, :] = x[i, :] . panels of keys, for the block's keys. Rows may be written up to the end of the last tile.
+void TimesKeys(const Rows& x, float scale, const float* panels, const QueryBlock& block, float* tile, float* out,
+               int64_t stride) {
+  const int64_t depth = x.cols;
+  for (int64_t t = 0; t < block.rows(); t += kTileRows) {
+    PackTile({.data = static_cast<float*>(x.data) + block.first * x.stride,
+              .rows = block.rows(),
+              .cols = depth,
+              .stride = x.stride},
+             t, scale, tile);
+    const int64_t last = Least(block.first + t + kTileRows, block.end);
+    for (int64_t key = block.first_key; key < last; key += kPanel)
+      Tile<false>(tile, panels + key * depth, depth, out + t * stride + key - block.first_key, stride);
+  }
+}
+
+// y[i, :] = x[i, :] . panels of dimensions from the block's first key on.
+void TimesColumns(const Rows& x, const float* panels, int64_t length, const QueryBlock& block, float* tile,
+                  const Rows& y) {
+  for (int64_t t = 0; t < block.rows(); t += kTileRows) {
+    // A tile's rows see no key behind its last.
+    const int64_t depth = Least(t + kTileRows, block.rows()) + block.first - block.first_key;
+    PackTile({.data = x.data, .rows = x.rows, .cols = depth, .stride = x.stride}, t, 1, tile);
+    float* out = static_cast<float*>(y.data) + (block.first + t) * y.stride;
+    const int64_t rows = Least(block.rows() - t, kTileRows);
+    for (int64_t col = 0; col < y.cols; col += kPanel) {
+      const float* panel = panels + (col * length + block.first_key * kPanel);
+      const int64_t cols = Least(y.cols - col, kPanel);
+      if (rows < kTileRows || cols < kPanel) {
+        EdgeTile(tile, panel, depth, out + col, y.stride, {.rows = rows, .cols = cols}, /*add=*/false);
+      } else {
+        Tile<false>(tile, panel, depth, out + col, y.stride);
+      }
+    }
+  }
+}
+
+// y[first_key + j, :] += sum over the block's queries of x[i, j] * panels of dimensions of the block.
+void AddTransposed(const Rows& x, const float* panels, const QueryBlock& block, float* tile, const Rows& y) {
+  for (int64_t t = 0; t < block.keys(); t += kTileRows) {
+    PackTileOfColumns(x, t, 1, tile);
+    float* out = static_cast<float*>(y.data) + (block.first_key + t) * y.stride;
+    const int64_t rows = Least(block.keys() - t, kTileRows);
+    for (int64_t col = 0; col < y.cols; col += kPanel) {
+      const float* panel = panels + col * block.rows();
+      const int64_t cols = Least(y.cols - col, kPanel);
+      if (rows < kTileRows || cols < kPanel) {
+        EdgeTile(tile, panel, block.rows(), out + col, y.stride, {.rows = rows, .cols = cols}, /*add=*/true);
+      } else {
+        Tile<true>(tile, panel, block.rows(), out + col, y.stride);
+      }
+    }
+  }
+}
+
+// Keys [begin, end) of a row of scores count, as indices into the row.
+struct Seen {
+  int64_t begin = 0, end = 0;
+};
+
+Seen SeenBy(const AttentionShape& shape, const QueryBlock& block, int64_t query) {
+  const int64_t begin = shape.window > 0 ? Most(query - shape.window + 1, 0) : 0;
+  return {.begin = begin - block.first_key, .end = query + 1 - block.first_key};
+}
+
+void Cap(float cap, const Seen& seen, float* scores) {
+  const float inverse = 1.0F / cap;
+#pragma omp simd
+  for (int64_t j = seen.begin; j < seen.end; ++j) scores[j] = cap * Tanh(scores[j] * inverse);
+}
+
+void Clear(const Seen& seen, int64_t keys, float* row) {
+  for (int64_t j = 0; j < seen.begin; ++j) row[j] = 0;
+  for (int64_t j = seen.end; j < keys; ++j) row[j] = 0;
+}
+
+// Scores become weights that add up to one; what is not seen weighs nothing. Returns log sum exp.
+float Softmax(const Seen& seen, int64_t keys, float* row) {
+  float top = row[seen.begin];
+#pragma omp simd reduction(max : top)
+  for (int64_t j = seen.begin; j < seen.end; ++j) top = row[j] > top ? row[j] : top;
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = seen.begin; j < seen.end; ++j) {
+    row[j] = Exp(row[j] - top);
+    sum += row[j];
+  }
+  const float inverse = 1.0F / sum;
+#pragma omp simd
+  for (int64_t j = seen.begin; j < seen.end; ++j) row[j] *= inverse;
+  Clear(seen, keys, row);
+  return top + logf(sum);
+}
+
+void AttendForward(const AttentionShape& shape, const AttentionTask& task, const Rows& qkv, const AttentionResult& out,
+                   float* memory) {
+  AttentionScratch scratch(shape, task.length, memory);
+  const int64_t kv = shape.heads + task.head / (shape.heads / shape.kv_heads);
+  const Rows q = Part(qkv, task, task.head, shape.head_dim);
+  PackRows(Part(qkv, task, kv, shape.head_dim), scratch.keys);
+  PackColumns(Part(qkv, task, kv + shape.kv_heads, shape.head_dim), scratch.values);
+  const Rows o = Part(out.o, task, task.head, shape.head_dim);
+  for (int64_t first = 0; first < task.length; first += kQueries) {
+    const QueryBlock block = BlockAt(shape, first, task.length);
+    TimesKeys(q, shape.scale, scratch.keys, block, scratch.tile, scratch.scores, scratch.stride);
+    for (int64_t i = 0; i < block.rows(); ++i) {
+      float* row = scratch.scores + i * scratch.stride;
+      const Seen seen = SeenBy(shape, block, first + i);
+      if (shape.softcap > 0) Cap(shape.softcap, seen, row);
+      out.lse[task.head * out.lse_stride + task.first + first + i] = Softmax(seen, block.keys(), row);
+    }
+    TimesColumns(RowsOfBlock(scratch.scores, block, scratch.stride), scratch.values, task.length, block, scratch.tile,
+                 o);
+  }
+}
+
+// Scores become weights again, and the weights' gradients those of the scores before cap and scale.
+void SoftmaxGradient(const AttentionShape& shape, const Seen& seen, float lse, float pull, float* scores, float* g) {
+  if (shape.softcap > 0) {
+    Cap(shape.softcap, seen, scores);
+    const float inverse = 1.0F / shape.softcap;
+#pragma omp simd
+    for (int64_t j = seen.begin; j < seen.end; ++j) {
+      const float slope = 1.0F - scores[j] * inverse * scores[j] * inverse;
+      const float p = Exp(scores[j] - lse);
+      g[j] = p * (g[j] - pull) * slope * shape.scale;
+      scores[j] = p;
+    }
+    return;
+  }
+#pragma omp simd
+  for (int64_t j = seen.begin; j < seen.end; ++j) {
+    const float p = Exp(scores[j] - lse);
+    g[j] = p * (g[j] - pull) * shape.scale;
+    scores[j] = p;
+  }
+}
+
+float Dot(const float* a, const float* b, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+void AttendBackward(const AttentionShape& shape, const AttentionTask& task, const AttentionGradient& gradient,
+                    float* dk_data, float* dv_data, float* memory) {
+  AttentionScratch scratch(shape, task.length, memory);
+  scratch.TakeBackward(shape, task.length);
+  const int64_t dim = shape.head_dim;
+  const int64_t kv = shape.heads + task.head / (shape.heads / shape.kv_heads);
+  const Rows q = Part(gradient.qkv, task, task.head, dim);
+  const Rows k = Part(gradient.qkv, task, kv, dim);
+  PackRows(k, scratch.keys);
+  PackColumns(k, scratch.keys_by_columns);
+  PackRows(Part(gradient.qkv, task, kv + shape.kv_heads, dim), scratch.values_by_rows);
+  const Rows o = Part(gradient.forward.o, task, task.head, dim);
+  const Rows d_o = Part(gradient.d_o, task, task.head, dim);
+  const Rows dq = Part(gradient.dqkv, task, task.head, dim);
+  const Rows dk = {.data = dk_data, .rows = task.length, .cols = dim, .stride = dim};
+  const Rows dv = {.data = dv_data, .rows = task.length, .cols = dim, .stride = dim};
+  for (int64_t i = 0; i < task.length * dim; ++i) dk_data[i] = dv_data[i] = 0;
+  for (int64_t first = 0; first < task.length; first += kQueries) {
+    const QueryBlock block = BlockAt(shape, first, task.length);
+    TimesKeys(q, shape.scale, scratch.keys, block, scratch.tile, scratch.scores, scratch.stride);
+    TimesKeys(d_o, 1, scratch.values_by_rows, block, scratch.tile, scratch.gradient, scratch.stride);
+    for (int64_t i = 0; i < block.rows(); ++i) {
+      const Seen seen = SeenBy(shape, block, first + i);
+      float* scores = scratch.scores + i * scratch.stride;
+      float* g = scratch.gradient + i * scratch.stride;
+      const float lse = gradient.forward.lse[task.head * gradient.forward.lse_stride + task.first + first + i];
+      SoftmaxGradient(shape, seen, lse, Dot(Row<float>(d_o, first + i), Row<float>(o, first + i), dim), scores, g);
+      Clear(seen, block.keys(), scores);
+      Clear(seen, block.keys(), g);
+    }
+    const Rows weights = RowsOfBlock(scratch.scores, block, scratch.stride);
+    const Rows d_scores = RowsOfBlock(scratch.gradient, block, scratch.stride);
+    TimesColumns(d_scores, scratch.keys_by_columns, task.length, block, scratch.tile, dq);
+    const auto rows = [&](const Rows& m) {
+      return Rows{.data = static_cast<float*>(m.data) + first * m.stride,
+                  .rows = block.rows(),
+                  .cols = dim,
+                  .stride = m.stride};
+    };
+    PackColumns(rows(q), scratch.block);
+    AddTransposed(d_scores, scratch.block, block, scratch.tile, dk);
+    PackColumns(rows(d_o), scratch.block);
+    AddTransposed(weights, scratch.block, block, scratch.tile, dv);
+  }
+}
+
+int64_t AttentionFloats(const AttentionShape& shape, int64_t length, bool backward) {
+  AttentionScratch scratch(shape, length, nullptr);
+  if (backward) scratch.TakeBackward(shape, length);
+  return scratch.used();
+}
+
+constexpr AttentionOps kAttentionTable = {
+    .scratch_floats = AttentionFloats,
+    .forward = AttendForward,
+    .backward = AttendBackward,
+};
+
+}  // namespace
+
+const AttentionOps& STRATA_ATTENTION_OPS() { return kAttentionTable; }
+
+}  // namespace strata::kernels

@@ -1,0 +1,41 @@
+// What the machine can do at most, measured in the same process as what is held against it.
+#ifndef STRATA_TESTS_BENCH_FLOOR_H_
+#define STRATA_TESTS_BENCH_FLOOR_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "client/model/model_files.h"
+#include "common/runtime/clock.h"
+
+namespace strata::bench {
+
+// GFLOP/s of matrix products on the CPU, best of several, by "dtype rows x depth x columns": LibTorch's at::mm and, as
+// "ours ..", the step's own kernel.
+class GemmRates {
+ public:
+  explicit GemmRates(const runtime::Clock& clock) : clock_(clock) {}
+  // Adds samples. bf16 is measured where one product shows that it is not slower than fp32: some processors need
+  // seconds for a product.
+  void Measure(int threads);
+  const std::map<std::string, double>& best() const { return best_; }
+  double Fastest() const;
+
+ private:
+  template <typename F>
+  void Sample(const std::string& name, double flops, int repeats, const F& product);
+
+  const runtime::Clock& clock_;
+  std::map<std::string, double> best_;
+  bool bf16_is_slow_ = false;
+};
+
+// Floating-point operations that one token of a LoRA step cannot do without: the frozen linear modules forward and for
+// the input's gradient (4 a weight), the same for the head where the token is a target, causal attention over documents
+// of `length` tokens (2 T d a layer forward, 5 T d backward), 6 for each trained parameter.
+double FlopsPerToken(const model::ModelFiles& model, double length, double supervised_share, int64_t trained);
+
+}  // namespace strata::bench
+
+#endif  // STRATA_TESTS_BENCH_FLOOR_H_
