@@ -17,7 +17,7 @@ rooms='
 # HEADER-PATTERN  FILES THAT MAY
 libraries='
 ^yaml-cpp/                    ^common/config/
-^nlohmann/                    ^(common/(config|adapter|format)|client/(data|export|model|train)|server/ctl|deploy/simulator)/|^client/cmd_
+^nlohmann/                    ^(common/(config|adapter|format)|client/(data|export|model|train)|server/ctl|deploy/simulator)/|^client/(cmd_|standard_output)
 ^openssl/                     ^common/secure/
 ^(spdlog|prometheus)/         ^common/telemetry/
 ^(sqlite3\.h|pqxx)            ^server/store/

@@ -9,6 +9,9 @@
 #include "client/command_runtime.h"
 #include "client/commands.h"
 #include "client/data/chat_template.h"
+#include "client/data/choices.h"
+#include "client/data/row_reader.h"
+#include "client/train/choices.h"
 #include "client/train/evaluation.h"
 #include "client/train/loaded_model.h"
 #include "common/runtime/runtime.h"
@@ -23,7 +26,8 @@ using Json = nlohmann::json;
 
 struct EvalFlags {
   std::string model, adapters_file, chat_template, dtype = "fp32", device = "auto", format = "text";
-  std::vector<std::string> data, adapters;
+  std::vector<std::string> data, choices, adapters;
+  std::string on_bad_row = "stop";
   uint32_t max_length = 1024;
   int threads = 0;
 };
@@ -69,26 +73,91 @@ absl::StatusOr<std::vector<Candidate>> ReadCandidates(runtime::FileSystem& files
   return candidates;
 }
 
-void Print(const EvalFlags& flags, const Candidate& candidate, const std::string& data,
-           const train::EvaluationResult& result) {
-  const bool several = flags.data.size() > 1 || !flags.adapters_file.empty();
-  if (flags.format == "text") {
-    if (several) std::cout << candidate.name << "  " << data << "  ";
-    std::cout << absl::StrFormat("loss %.6f over %d tokens in %u rows\n", result.loss, result.tokens,
-                                 result.rows.size())
-              << std::flush;
-    return;
-  }
+// What a candidate reached on one file, in both formats.
+struct Score {
+  std::string text;
+  Json json;
+};
+
+Score ScoreOf(const train::EvaluationResult& result) {
   Json rows = Json::array();
   for (const train::RowLoss& row : result.rows) {
     rows.push_back({{"loss", row.tokens > 0 ? row.nll / static_cast<double>(row.tokens) : 0}, {"tokens", row.tokens}});
   }
-  Json line = {{"loss", result.loss}, {"tokens", result.tokens}, {"rows", std::move(rows)}};
-  if (several) {
-    line["name"] = candidate.name;
-    line["data"] = data;
+  return {
+      .text = absl::StrFormat("loss %.6f over %d tokens in %u rows", result.loss, result.tokens, result.rows.size()),
+      .json = {{"loss", result.loss}, {"tokens", result.tokens}, {"rows", std::move(rows)}}};
+}
+
+Score ScoreOf(const train::ChoiceResult& result) {
+  Json rows = Json::array();
+  for (const train::ScoredRow& row : result.rows) {
+    rows.push_back({{"log_likelihoods", row.log_likelihoods},
+                    {"chosen", row.chosen},
+                    {"chosen_normalized", row.chosen_normalized}});
   }
-  std::cout << line.dump() << std::endl;
+  const train::Share &plain = result.accuracy, &normalized = result.accuracy_normalized;
+  return {.text = absl::StrFormat("accuracy %.4f [%.4f, %.4f], normalized by length %.4f [%.4f, %.4f], of %u questions",
+                                  plain.value, plain.low, plain.high, normalized.value, normalized.low, normalized.high,
+                                  result.rows.size()),
+          .json = {{"accuracy", plain.value},
+                   {"interval", {plain.low, plain.high}},
+                   {"accuracy_normalized", normalized.value},
+                   {"interval_normalized", {normalized.low, normalized.high}},
+                   {"n", result.rows.size()},
+                   {"rows", std::move(rows)}}};
+}
+
+void Print(const EvalFlags& flags, const Candidate& candidate, const std::string& file, Score score) {
+  const bool several = flags.data.size() + flags.choices.size() > 1 || !flags.adapters_file.empty();
+  if (flags.format == "text") {
+    if (several) std::cout << candidate.name << "  " << file << "  ";
+    std::cout << score.text << std::endl;
+    return;
+  }
+  if (several) {
+    score.json["name"] = candidate.name;
+    score.json["data"] = file;
+  }
+  std::cout << score.json.dump() << std::endl;
+}
+
+void NoteRows(const std::string& path, uint64_t num_truncated, uint64_t num_bad, const std::string& bad_rows) {
+  if (num_truncated > 0) {
+    std::cerr << "note: " << path << ": " << num_truncated << " rows are longer than --max-length and were cut\n";
+  }
+  if (num_bad > 0) std::cerr << "note: " << path << ": " << num_bad << " bad rows were left out\n" << bad_rows << "\n";
+}
+
+// The rows of every file, read before anything is scored.
+struct Inputs {
+  std::vector<data::Dataset> data;
+  std::vector<data::ChoiceSet> choices;
+};
+
+absl::StatusOr<Inputs> ReadInputs(const EvalFlags& flags, runtime::FileSystem& files, train::ModelCache& models,
+                                  const train::LoadedModel& loaded) {
+  const bool skip = flags.on_bad_row == "skip";
+  train::RowPolicy policy{.max_length = flags.max_length, .skip_bad_rows = skip};
+  STRATA_ASSIGN_OR_RETURN(policy.chat_template, data::ChosenTemplate(files, flags.chat_template));
+  Inputs inputs;
+  for (const std::string& path : flags.data) {
+    STRATA_ASSIGN_OR_RETURN(data::Dataset rows, models.ReadRows(loaded, path, policy));
+    NoteRows(path, rows.num_truncated, rows.num_bad, rows.bad_rows);
+    inputs.data.push_back(std::move(rows));
+  }
+  const data::RowReader reader{.tokenizer = loaded.tokenizer.get(),
+                               .vocab_size = loaded.transformer->config().vocab_size,
+                               .chat = nullptr,
+                               .no_chat = {}};
+  for (const std::string& path : flags.choices) {
+    STRATA_ASSIGN_OR_RETURN(
+        data::ChoiceSet rows,
+        data::ReadChoices(files, path, reader, {.max_length = flags.max_length, .skip_bad_rows = skip}));
+    NoteRows(path, rows.num_truncated, rows.bad.count, rows.bad.text);
+    inputs.choices.push_back(std::move(rows));
+  }
+  return inputs;
 }
 
 absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& candidates, Interruptible& session) {
@@ -96,55 +165,65 @@ absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& cand
   train::ModelCache models(runtime.files, flags.threads);
   STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
                           models.Get(flags.model, ParseDType(flags.dtype), flags.device));
-  train::RowPolicy policy{.max_length = flags.max_length};
-  STRATA_ASSIGN_OR_RETURN(policy.chat_template, data::ChosenTemplate(runtime.files, flags.chat_template));
-  std::vector<data::Dataset> datasets;
-  for (const std::string& path : flags.data) {
-    STRATA_ASSIGN_OR_RETURN(data::Dataset dataset, models.ReadRows(*loaded, path, policy));
-    if (dataset.num_truncated > 0)
-      std::cerr << "note: " << path << ": " << dataset.num_truncated
-                << " rows are longer than --max-length and were cut\n";
-    datasets.push_back(std::move(dataset));
-  }
+  STRATA_ASSIGN_OR_RETURN(const Inputs inputs, ReadInputs(flags, runtime.files, models, *loaded));
+  const auto keep_going = [&] { return !session.stopped(); };
   model::Transformer& model = *loaded->transformer;
   for (const Candidate& candidate : candidates) {
     STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> factors,
                             ReadFrozen(runtime.files, candidate.directories, model.device()));
     if (absl::Status status = model.SetBase(factors, model::BaseRoute::kByDtype); !status.ok())
       return Annotate(status, candidate.name);
-    for (size_t i = 0; i < datasets.size(); ++i) {
-      STRATA_ASSIGN_OR_RETURN(const train::EvaluationResult result,
-                              train::EvaluateRows(model, datasets[i].rows, [&] { return !session.stopped(); }));
-      Print(flags, candidate, flags.data[i], result);
+    for (size_t i = 0; i < inputs.data.size(); ++i) {
+      STRATA_ASSIGN_OR_RETURN(const auto result, train::EvaluateRows(model, inputs.data[i].rows, keep_going));
+      Print(flags, candidate, flags.data[i], ScoreOf(result));
+    }
+    for (size_t i = 0; i < inputs.choices.size(); ++i) {
+      STRATA_ASSIGN_OR_RETURN(const auto result, train::ScoreChoices(model, inputs.choices[i].rows, keep_going));
+      Print(flags, candidate, flags.choices[i], ScoreOf(result));
     }
   }
   return absl::OkStatus();
 }
 
 int Run(const EvalFlags& flags) {
+  if (flags.data.empty() && flags.choices.empty()) {
+    return ReportError(absl::InvalidArgumentError("nothing to score: name --data FILE or --choices FILE"), true);
+  }
   Interruptible session;
   const auto candidates = ReadCandidates(session.runtime().files, flags);
   if (!candidates.ok()) return ReportError(candidates.status(), true);
   const absl::Status status = Evaluate(flags, *candidates, session);
-  return status.ok() ? 0 : ReportError(status, false);
+  if (status.ok()) return 0;
+  const int code = ReportError(status, false);
+  return absl::IsCancelled(status) && session.stopped() ? session.exit_code() : code;
 }
 
 }  // namespace
 
 void AddEvalCommand(CLI::App& app, CommandContext& context) {
   auto flags = std::make_shared<EvalFlags>();
-  CLI::App* command = app.add_subcommand("eval", "Mean and per-row loss of a model, with or without adapters");
+  CLI::App* command = app.add_subcommand(
+      "eval", "Loss of a model on rows, or its accuracy on multiple choice, with or without adapters");
   command->add_option("--model", flags->model, "Model folder, GGUF file, or org/name in the HF cache")->required();
-  command->add_option("--data", flags->data, "JSONL file; several are scored one after another")->required();
+  command->add_option("--data", flags->data,
+                      "JSONL file (also .zst), scored by its mean loss; several one after another");
+  command->add_option(
+      "--choices", flags->choices,
+      "JSONL file (also .zst) of {\"question\", \"choices\": [TEXT, ..], \"answer\": INDEX}: does the model "
+      "find the right text likeliest behind the question? Texts are joined as they stand");
   CLI::Option* adapters = command->add_option("--adapter", flags->adapters, "PEFT folder; several add up");
   command
       ->add_option("--adapters-file", flags->adapters_file,
-                   "Lines of {\"name\", \"adapters\": [DIR, ..]}, each scored on every --data")
+                   "Lines of {\"name\", \"adapters\": [DIR, ..]}, each scored on every file")
       ->excludes(adapters);
   command->add_option("--chat-template", flags->chat_template,
                       "For rows of {\"messages\"}: a file of Jinja or a built-in one, instead of the model's");
-  command->add_option("--max-length", flags->max_length, "Longer rows are cut (default 1024)")
+  command
+      ->add_option("--max-length", flags->max_length,
+                   "Longer rows are cut, questions at their beginning (default 1024)")
       ->check(CLI::PositiveNumber);
+  command->add_option("--on-bad-row", flags->on_bad_row, "stop (default) or skip")
+      ->check(CLI::IsMember({"stop", "skip"}));
   command->add_option("--dtype", flags->dtype, "fp32 (default) or bf16")->check(CLI::IsMember({"fp32", "bf16"}));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")

@@ -1,5 +1,3 @@
-#include <cerrno>
-#include <cstdio>
 #include <functional>
 #include <iostream>
 #include <memory>
@@ -13,6 +11,7 @@
 #include "client/data/chat_template.h"
 #include "client/data/tokenizer.h"
 #include "client/model/model_files.h"
+#include "client/standard_output.h"
 #include "common/runtime/posix_file_system.h"
 #include "common/runtime/system_clock.h"
 #include "common/status/cat.h"
@@ -30,24 +29,6 @@ struct TokenizeOptions {
   bool no_special = false;
   bool skip_special = false;
 };
-
-// Nobody reads any more: no failure of ours.
-absl::Status ClosedPipe() { return absl::CancelledError("standard output was closed"); }
-
-absl::Status WriteLine(const Json& row) {
-  // In ASCII: many readers take U+2028 or U+0085 for the end of a line.
-  std::string line = row.dump(-1, ' ', true, Json::error_handler_t::replace);
-  line += '\n';
-  errno = 0;
-  if (std::fwrite(line.data(), 1, line.size(), stdout) == line.size()) return absl::OkStatus();
-  return errno == EPIPE ? ClosedPipe() : absl::DataLossError("cannot write to standard output");
-}
-
-absl::Status Flush() {
-  errno = 0;
-  if (std::fflush(stdout) == 0) return absl::OkStatus();
-  return errno == EPIPE ? ClosedPipe() : absl::DataLossError("cannot write to standard output");
-}
 
 using RowFunction = std::function<absl::StatusOr<Json>(const Json& row)>;
 
@@ -75,7 +56,7 @@ absl::Status ForEachLine(runtime::FileSystem& files, const std::string& path, co
   };
   if (path == "-") {
     for (std::string line; std::getline(std::cin, line);) STRATA_RETURN_IF_ERROR(visit(line, "standard input"));
-    return Flush();
+    return FlushOut();
   }
   STRATA_ASSIGN_OR_RETURN(const auto mapping, files.Map(path));
   std::string_view text(reinterpret_cast<const char*>(mapping->bytes().data()), mapping->bytes().size());
@@ -84,7 +65,7 @@ absl::Status ForEachLine(runtime::FileSystem& files, const std::string& path, co
     STRATA_RETURN_IF_ERROR(visit(text.substr(0, end), path));
     text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
   }
-  return Flush();
+  return FlushOut();
 }
 
 // Each line through `function` to standard output; the first bad one ends it.

@@ -36,10 +36,10 @@ Interruptible::~Interruptible() {
 
 void Interruptible::Watch() {
   while (true) {
-    runtime::WaitForSignal();
+    const int signal = runtime::WaitForSignal();
     if (finished_) return;
-    if (stopped_) std::_Exit(1);
-    stopped_ = true;
+    if (stopped()) std::_Exit(exit_code());
+    signal_ = signal;
   }
 }
 

@@ -22,11 +22,14 @@ class Interruptible {
   Interruptible(const Interruptible&) = delete;
   Interruptible& operator=(const Interruptible&) = delete;
   runtime::Runtime runtime() { return system_.get(); }
-  bool stopped() const { return stopped_; }
+  bool stopped() const { return signal_ != 0; }
+  // What a shell expects of a command that ends by a signal: 128 + its number. 0: none came.
+  int exit_code() const { return signal_ == 0 ? 0 : 128 + signal_; }
 
  private:
   void Watch();
-  std::atomic<bool> stopped_ = false, finished_ = false;
+  std::atomic<int> signal_ = 0;
+  std::atomic<bool> finished_ = false;
   runtime::SystemRuntime system_;
 };
 

@@ -16,6 +16,7 @@ int Main(int argc, char** argv) {
   AddTrainCommand(app, context);
   AddPlanCommand(app, context);
   AddEvalCommand(app, context);
+  AddGenerateCommand(app, context);
   AddTokenizeCommands(app, context);
   AddDigestCommand(app, context);
   AddMergeCommand(app, context);

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "client/data/lines.h"
+#include "client/data/row_lines.h"
 #include "client/data/row_reader.h"
 #include "common/runtime/random.h"
 #include "common/status/cat.h"
@@ -11,8 +13,6 @@
 
 namespace strata::data {
 namespace {
-
-constexpr size_t kMaxNamedFaults = 20;
 
 bool Truncate(Example& example, size_t max_length) {
   if (example.ids.size() <= max_length) return false;
@@ -22,50 +22,19 @@ bool Truncate(Example& example, size_t max_length) {
   return true;
 }
 
-bool IsBlank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
-
-// Rows that are wrong, by their lines.
-class Faults {
- public:
-  explicit Faults(std::string_view place) : place_(place) {}
-  void Add(uint64_t line, const absl::Status& fault) {
-    if (++count_ <= kMaxNamedFaults) named_ += Cat(count_ > 1 ? "\n" : "", place_, ":", line, ": ", fault.message());
-  }
-  uint64_t count() const { return count_; }
-  std::string Text() const {
-    if (count_ <= kMaxNamedFaults) return named_;
-    return Cat(named_, "\n", place_, ": ", count_ - kMaxNamedFaults, " more bad rows");
-  }
-
- private:
-  std::string_view place_;
-  std::string named_;
-  uint64_t count_ = 0;
-};
-
 absl::StatusOr<Dataset> ReadRows(Lines& lines, std::string_view place, const RowReader& reader,
                                  const DatasetOptions& options, RowsBuilder builder) {
   Dataset dataset;
-  Faults faults(place);
-  for (uint64_t number = 1;; ++number) {
-    STRATA_ASSIGN_OR_RETURN(const std::optional<std::string_view> line, lines.Next());
-    if (!line.has_value()) break;
-    if (IsBlank(*line)) continue;
-    auto example = reader.Read(*line);
-    if (!example.ok()) {
-      faults.Add(number, example.status());
-      continue;
-    }
-    dataset.num_truncated += Truncate(*example, options.max_length) ? 1 : 0;
-    if (example->num_targets() == 0) {
-      ++dataset.num_empty;
-    } else if (faults.count() == 0 || options.skip_bad_rows) {
-      STRATA_RETURN_IF_ERROR(builder.Add(*example));
-    }
-  }
-  if (faults.count() > 0 && !options.skip_bad_rows) return absl::InvalidArgumentError(faults.Text());
-  dataset.num_bad = faults.count();
-  dataset.bad_rows = faults.Text();
+  const auto read = [&](std::string_view line) -> absl::Status {
+    STRATA_ASSIGN_OR_RETURN(Example example, reader.Read(line));
+    dataset.num_truncated += Truncate(example, options.max_length) ? 1 : 0;
+    if (example.num_targets() > 0) return builder.Add(example);
+    ++dataset.num_empty;
+    return absl::OkStatus();
+  };
+  STRATA_ASSIGN_OR_RETURN(BadRows bad, ForEachRow(lines, place, options.skip_bad_rows, read));
+  dataset.num_bad = bad.count;
+  dataset.bad_rows = std::move(bad.text);
   STRATA_ASSIGN_OR_RETURN(dataset.rows, std::move(builder).Finish());
   return dataset;
 }

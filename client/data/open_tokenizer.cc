@@ -17,21 +17,25 @@ absl::StatusOr<std::string> ReadIfThere(runtime::FileSystem& files, const std::s
   return content;
 }
 
-// eos_token_id of a config.json: a number, or the first of a list.
-absl::StatusOr<std::optional<int32_t>> EosOfConfig(runtime::FileSystem& files, const std::string& path,
-                                                   const TokenizerParts& parts) {
+absl::Status NoToken(const std::string& path, const std::string& id) {
+  return absl::InvalidArgumentError(Cat(path, ": eos_token_id ", id, " is no token of tokenizer.json"));
+}
+
+// eos_token_id of a config.json: a number, or a list of them. Empty: it says none.
+absl::StatusOr<std::vector<int32_t>> EosOfConfig(runtime::FileSystem& files, const std::string& path) {
+  std::vector<int32_t> ids;
   STRATA_ASSIGN_OR_RETURN(const std::string text, ReadIfThere(files, path));
-  if (text.empty()) return std::optional<int32_t>();
+  if (text.empty()) return ids;
   STRATA_ASSIGN_OR_RETURN(const Json document, ParseJson(text, path));
   STRATA_ASSIGN_OR_RETURN(const Fields config, Fields::Of(document, path));
   const Json* eos = config.Find("eos_token_id");
-  if (eos != nullptr && eos->is_array() && !eos->empty()) eos = &(*eos)[0];
-  if (eos == nullptr || !eos->is_number_integer()) return std::optional<int32_t>();
-  const bool known =
-      *eos >= 0 && *eos < Bpe::kMaxId &&
-      (parts.bpe->Token(eos->get<int32_t>()) != nullptr || parts.added.Find(eos->get<int32_t>()) != nullptr);
-  if (!known) return config.Fault(Cat("eos_token_id ", eos->dump(), " is no token of tokenizer.json"));
-  return std::optional<int32_t>(eos->get<int32_t>());
+  if (eos == nullptr) return ids;
+  for (const Json& id : eos->is_array() ? *eos : Json::array({*eos})) {
+    if (!id.is_number_integer()) continue;
+    if (id < 0 || id >= Bpe::kMaxId) return NoToken(path, id.dump());
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenFolder(runtime::FileSystem& files, const std::string& folder) {
@@ -42,12 +46,45 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> OpenFolder(runtime::FileSystem& files
   STRATA_ASSIGN_OR_RETURN(TokenizerParts parts, ParseTokenizerParts(json, config, path));
   for (const char* name : {"config.json", "generation_config.json"}) {
     if (parts.eos.has_value()) break;
-    STRATA_ASSIGN_OR_RETURN(parts.eos, EosOfConfig(files, runtime::JoinPath(folder, name), parts));
+    const std::string config_path = runtime::JoinPath(folder, name);
+    STRATA_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, EosOfConfig(files, config_path));
+    if (ids.empty()) continue;
+    if (parts.bpe->Token(ids[0]) == nullptr && parts.added.Find(ids[0]) == nullptr) {
+      return NoToken(config_path, Cat(ids[0]));
+    }
+    parts.eos = ids[0];
   }
   return JoinTokenizer(std::move(parts));
 }
 
+absl::StatusOr<std::vector<int32_t>> EndIdsOfFolder(runtime::FileSystem& files, const std::string& folder) {
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    STRATA_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EosOfConfig(files, runtime::JoinPath(folder, name)));
+    if (!ids.empty()) return ids;
+  }
+  return std::vector<int32_t>();
+}
+
+absl::StatusOr<std::vector<int32_t>> EndIdsOfGguf(runtime::FileSystem& files, const std::string& path) {
+  STRATA_ASSIGN_OR_RETURN(const format::Gguf gguf, format::Gguf::Open(files, path));
+  std::vector<int32_t> ids;
+  for (const char* key : {"eos", "eot", "eom"}) {
+    const auto id = gguf.GetUint(Cat("tokenizer.ggml.", key, "_token_id"));
+    if (id.ok() && *id < Bpe::kMaxId) ids.push_back(static_cast<int32_t>(*id));
+  }
+  return ids;
+}
+
 }  // namespace
+
+absl::StatusOr<std::vector<int32_t>> EndIds(runtime::FileSystem& files, const std::string& path,
+                                            const Tokenizer& tokenizer) {
+  STRATA_ASSIGN_OR_RETURN(const runtime::FileInfo info, files.Stat(path));
+  STRATA_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                          info.is_directory ? EndIdsOfFolder(files, path) : EndIdsOfGguf(files, path));
+  if (ids.empty() && tokenizer.eos_id().has_value()) ids.push_back(*tokenizer.eos_id());
+  return ids;
+}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(runtime::FileSystem& files, const std::string& path) {
   STRATA_ASSIGN_OR_RETURN(const runtime::FileInfo info, files.Stat(path));

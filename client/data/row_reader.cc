@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "client/data/chat_rows.h"
+#include "client/data/unicode.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 
@@ -13,10 +14,35 @@ constexpr int32_t kMaxPosition = 1 << 30;
 
 absl::Status Fault(std::string_view what) { return absl::InvalidArgumentError(std::string(what)); }
 
+absl::StatusOr<OrderedJson> ParseRow(std::string_view line) {
+  OrderedJson row;
+  try {
+    row = OrderedJson::parse(line.begin(), line.end());
+  } catch (const OrderedJson::parse_error& error) {
+    return Fault(Cat("no valid JSON (at byte ", error.byte, " of the line)"));
+  } catch (const OrderedJson::exception&) {
+    return Fault("no valid JSON (a number out of range)");
+  }
+  if (!row.is_object()) return Fault(Cat("an object is expected, found ", row.type_name()));
+  return row;
+}
+
+absl::StatusOr<std::string> Text(const OrderedJson& row, const char* key) {
+  const auto found = row.find(key);
+  if (found == row.end()) return Fault(Cat("'", key, "' is missing"));
+  if (!found->is_string()) return Fault(Cat("'", key, "' must be a string, found ", found->type_name()));
+  return found->get<std::string>();
+}
+
 }  // namespace
 
 absl::Status RowReader::NeedTokenizer() const {
   return tokenizer != nullptr ? absl::OkStatus() : Fault("a row of text, but the model has no tokenizer");
+}
+
+absl::Status RowReader::NeedChat() const {
+  STRATA_RETURN_IF_ERROR(NeedTokenizer());
+  return chat != nullptr ? absl::OkStatus() : Fault(Cat("a row of messages, but ", no_chat.message()));
 }
 
 void RowReader::AppendEos(std::vector<int32_t>& ids) const {
@@ -25,8 +51,8 @@ void RowReader::AppendEos(std::vector<int32_t>& ids) const {
 }
 
 // A tokenizer may know more tokens than the model has embeddings.
-absl::Status RowReader::CheckIds(const Example& example) const {
-  for (const int32_t id : example.ids) {
+absl::Status RowReader::CheckIds(const std::vector<int32_t>& ids) const {
+  for (const int32_t id : ids) {
     if (id >= id_bound()) {
       return Fault(Cat("the tokenizer gives id ", id, ", but the model's vocabulary has ", vocab_size, " entries"));
     }
@@ -40,7 +66,7 @@ absl::StatusOr<Example> RowReader::FromText(const std::string& text) const {
   example.ids = tokenizer->Encode(text, true);
   AppendEos(example.ids);
   example.labels = example.ids;
-  STRATA_RETURN_IF_ERROR(CheckIds(example));
+  STRATA_RETURN_IF_ERROR(CheckIds(example.ids));
   return example;
 }
 
@@ -53,15 +79,15 @@ absl::StatusOr<Example> RowReader::FromCompletion(const std::string& prompt, con
   AppendEos(ids);
   example.ids.insert(example.ids.end(), ids.begin(), ids.end());
   example.labels.insert(example.labels.end(), ids.begin(), ids.end());
-  STRATA_RETURN_IF_ERROR(CheckIds(example));
+  STRATA_RETURN_IF_ERROR(CheckIds(example.ids));
   return example;
 }
 
 absl::StatusOr<Example> RowReader::FromMessages(const ChatRow& row) const {
-  STRATA_RETURN_IF_ERROR(NeedTokenizer());
-  if (chat == nullptr) return Fault(Cat("a row of messages, but ", no_chat.message()));
-  STRATA_ASSIGN_OR_RETURN(Example example, EncodeChat(*chat, *tokenizer, row));
-  STRATA_RETURN_IF_ERROR(CheckIds(example));
+  STRATA_RETURN_IF_ERROR(NeedChat());
+  absl::StatusOr<Example> example = EncodeChat(*chat, *tokenizer, row);
+  if (!example.ok()) return Fault(std::string(example.status().message()));
+  STRATA_RETURN_IF_ERROR(CheckIds(example->ids));
   return example;
 }
 
@@ -107,15 +133,7 @@ absl::StatusOr<Example> RowReader::FromIds(const OrderedJson& row) const {
 }
 
 absl::StatusOr<Example> RowReader::Read(std::string_view line) const {
-  OrderedJson row;
-  try {
-    row = OrderedJson::parse(line.begin(), line.end());
-  } catch (const OrderedJson::parse_error& error) {
-    return Fault(Cat("no valid JSON (at byte ", error.byte, " of the line)"));
-  } catch (const OrderedJson::exception&) {
-    return Fault("no valid JSON (a number out of range)");
-  }
-  if (!row.is_object()) return Fault(Cat("an object is expected, found ", row.type_name()));
+  STRATA_ASSIGN_OR_RETURN(const OrderedJson row, ParseRow(line));
   const bool text = row.contains("text"), ids = row.contains("input_ids"), messages = row.contains("messages");
   const bool completion = row.contains("completion") || row.contains("prompt");
   if (const int forms = text + ids + messages + completion; forms != 1) {
@@ -125,13 +143,83 @@ absl::StatusOr<Example> RowReader::Read(std::string_view line) const {
   }
   if (ids) return FromIds(row);
   if (messages) return FromMessages(row);
-  for (const char* key : {"text", "prompt", "completion"}) {
-    if (text != (key == std::string_view("text"))) continue;
-    if (!row.contains(key)) return Fault(Cat("'", key, "' is missing"));
-    if (!row[key].is_string()) return Fault(Cat("'", key, "' must be a string, found ", row[key].type_name()));
+  STRATA_ASSIGN_OR_RETURN(const std::string first, Text(row, text ? "text" : "prompt"));
+  if (text) return FromText(first);
+  STRATA_ASSIGN_OR_RETURN(const std::string second, Text(row, "completion"));
+  return FromCompletion(first, second);
+}
+
+absl::StatusOr<std::vector<int32_t>> RowReader::ReadPromptText(const std::string& text, PromptForm form) const {
+  if (form == PromptForm::kUserTurn) {
+    return PromptOfChat({{"messages", {{{"role", "user"}, {"content", text}}}}});
   }
-  if (text) return FromText(row["text"].get_ref<const std::string&>());
-  return FromCompletion(row["prompt"].get_ref<const std::string&>(), row["completion"].get_ref<const std::string&>());
+  STRATA_RETURN_IF_ERROR(NeedTokenizer());
+  std::vector<int32_t> ids = tokenizer->Encode(text, true);
+  if (ids.empty() && tokenizer->bos_id().has_value()) ids.push_back(*tokenizer->bos_id());
+  if (ids.empty()) return Fault("an empty text, and the model's tokenizer has no BOS to begin with");
+  STRATA_RETURN_IF_ERROR(CheckIds(ids));
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> RowReader::PromptOfChat(const ChatRow& row) const {
+  STRATA_RETURN_IF_ERROR(NeedChat());
+  const auto begin = row.find("add_generation_prompt");
+  if (begin != row.end() && !begin->is_boolean()) return Fault("'add_generation_prompt' must be true or false");
+  const absl::StatusOr<std::string> text = chat->Render(row, begin == row.end() || begin->get<bool>());
+  if (!text.ok()) return Fault(std::string(text.status().message()));
+  std::vector<int32_t> ids = tokenizer->Encode(*text, false);
+  if (ids.empty()) return Fault("the chat template makes nothing of the row");
+  STRATA_RETURN_IF_ERROR(CheckIds(ids));
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> RowReader::ReadPrompt(std::string_view line, PromptForm form) const {
+  STRATA_ASSIGN_OR_RETURN(const OrderedJson row, ParseRow(line));
+  const bool prompt = row.contains("prompt"), text = row.contains("text"), ids = row.contains("input_ids"),
+             messages = row.contains("messages");
+  if (const int forms = prompt + text + ids + messages; forms != 1) {
+    return Fault(Cat(forms == 0 ? "none" : "more than one",
+                     " of the forms {\"prompt\"}, {\"text\"}, {\"messages\"}, {\"input_ids\"}"));
+  }
+  if (messages) return PromptOfChat(row);
+  if (ids) {
+    STRATA_ASSIGN_OR_RETURN(std::vector<int32_t> values, Integers(row, "input_ids", 0, id_bound()));
+    if (values.empty()) return Fault("'input_ids' is empty");
+    return values;
+  }
+  STRATA_ASSIGN_OR_RETURN(const std::string value, Text(row, prompt ? "prompt" : "text"));
+  return ReadPromptText(value, form);
+}
+
+absl::StatusOr<ChoiceRow::Choice> RowReader::ReadChoice(const std::string& text) const {
+  ChoiceRow::Choice choice{.ids = tokenizer->Encode(text, false), .num_characters = NumCodePoints(text)};
+  if (choice.ids.empty()) return Fault("is empty");
+  STRATA_RETURN_IF_ERROR(CheckIds(choice.ids));
+  return choice;
+}
+
+absl::StatusOr<ChoiceRow> RowReader::ReadChoices(std::string_view line) const {
+  STRATA_ASSIGN_OR_RETURN(const OrderedJson row, ParseRow(line));
+  ChoiceRow out;
+  STRATA_ASSIGN_OR_RETURN(const std::string question, Text(row, "question"));
+  STRATA_ASSIGN_OR_RETURN(out.question, ReadPromptText(question, PromptForm::kText));
+  const auto choices = row.find("choices");
+  if (choices == row.end() || !choices->is_array() || choices->size() < 2) {
+    return Fault("'choices' must be a list of two or more strings");
+  }
+  for (size_t i = 0; i < choices->size(); ++i) {
+    const OrderedJson& item = (*choices)[i];
+    if (!item.is_string()) return Fault(Cat("'choices'[", i, "] must be a string, found ", item.type_name()));
+    auto choice = ReadChoice(item.get_ref<const std::string&>());
+    if (!choice.ok()) return Fault(Cat("'choices'[", i, "]: ", choice.status().message()));
+    out.choices.push_back(*std::move(choice));
+  }
+  const auto answer = row.find("answer");
+  if (answer == row.end() || !answer->is_number_integer() || *answer < 0 || *answer >= choices->size()) {
+    return Fault(Cat("'answer' must be the index of a choice, from 0 to ", choices->size() - 1));
+  }
+  out.answer = answer->get<size_t>();
+  return out;
 }
 
 }  // namespace strata::data

@@ -39,6 +39,11 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerFromGguf(const format::Gguf&
 // lacks), or a GGUF file.
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(runtime::FileSystem& files, const std::string& path);
 
+// Tokens that end what a model says. Of a folder: eos_token_id of generation_config.json, else of config.json, one or
+// several; of a GGUF file the ends of text, of turn and of message. Where they say none: the tokenizer's EOS.
+absl::StatusOr<std::vector<int32_t>> EndIds(runtime::FileSystem& files, const std::string& path,
+                                            const Tokenizer& tokenizer);
+
 }  // namespace strata::data
 
 #endif  // STRATA_CLIENT_DATA_TOKENIZER_H_

@@ -20,9 +20,10 @@ constexpr int64_t kFewestQueries = 64;
 constexpr int64_t kMostQueries = 512;
 
 // Views of a document: [kv heads, query heads per kv head, tokens, head_dim]. The kv heads stand in the batch
-// dimension, so that a group shares its k and v without copies.
+// dimension, so that a group shares its k and v without copies. q holds the last tokens, or all.
 struct Views {
   at::Tensor q, k, v;
+  int64_t first_query() const { return k.size(2) - q.size(2); }
 };
 
 at::Tensor Heads(const at::Tensor& rows, int64_t kv_heads, int64_t head_dim) {
@@ -42,20 +43,22 @@ struct Span {
   int64_t first = 0, rows = 0, first_key = 0;
   int64_t keys() const { return first + rows - first_key; }
   Views Of(const Views& views) const {
-    return {.q = views.q.narrow(2, first, rows),
+    return {.q = views.q.narrow(2, first - views.first_query(), rows),
             .k = views.k.narrow(2, first_key, keys()),
             .v = views.v.narrow(2, first_key, keys())};
   }
 };
 
-// A document of n tokens in one span where only causality bounds it, else in spans that skip the keys before the
+// A document's queries in one span where only causality bounds them, else in spans that skip the keys before the
 // window.
-std::vector<Span> Spans(const AttentionShape& s, int64_t n) {
+std::vector<Span> Spans(const AttentionShape& s, const Views& views) {
+  const int64_t n = views.k.size(2);
+  const int64_t first_query = views.first_query();
   const bool bounded = s.window > 0 && s.window < n;
-  if (!bounded && s.softcap == 0) return {{.first = 0, .rows = n, .first_key = 0}};
+  if (!bounded && s.softcap == 0) return {{.first = first_query, .rows = n - first_query, .first_key = 0}};
   const int64_t step = bounded ? std::clamp(s.window, kFewestQueries, kMostQueries) : kMostQueries;
   std::vector<Span> spans;
-  for (int64_t first = 0; first < n; first += step) {
+  for (int64_t first = first_query; first < n; first += step) {
     const int64_t first_key = bounded ? std::max<int64_t>(first - s.window + 1, 0) : 0;
     spans.push_back({.first = first, .rows = std::min(step, n - first), .first_key = first_key});
   }
@@ -97,6 +100,7 @@ struct FlashOptions {
 };
 
 FlashOptions FlashOptionsOf(const AttentionShape& s, const Span& span, const at::TensorOptions& options) {
+  if (span.rows == 1) return {.causal = false, .mask = std::nullopt};
   if (span.keys() == span.rows && (s.window == 0 || s.window >= span.rows)) return {};
   return {.causal = false, .mask = Mask(s, span, options)};
 }
@@ -143,7 +147,7 @@ Views FlashBackward(const AttentionShape& s, const Span& span, const Views& view
   return {.q = dq, .k = at::sum(dk, {1}, /*keepdim=*/true, at::kFloat), .v = at::sum(dv, {1}, true, at::kFloat)};
 }
 
-void ForwardSpan(const AttentionShape& s, const Span& span, const Views& views, const Flash& result) {
+void SpanForward(const AttentionShape& s, const Span& span, const Views& views, const Flash& result) {
   if (!ThroughFlash(s, views.q)) {
     result.out.copy_(at::matmul(Composed(s, span, views).probabilities, views.v.to(at::kFloat)));
     return;
@@ -156,10 +160,17 @@ void ForwardSpan(const AttentionShape& s, const Span& span, const Views& views, 
   result.lse.copy_(log_sum.reshape(result.lse.sizes()));
 }
 
+void Forward(const AttentionShape& s, const Views& views, const Flash& result) {
+  for (const Span& span : Spans(s, views)) {
+    const int64_t row = span.first - views.first_query();
+    SpanForward(s, span, span.Of(views), {result.out.narrow(2, row, span.rows), result.lse.narrow(1, row, span.rows)});
+  }
+}
+
 // Writes `grads` from d_out. Keys that several spans see: their gradients add up in fp32.
 void BackwardDocument(const AttentionShape& s, const Views& views, const Flash& forward, const at::Tensor& d_out,
                       const Views& grads) {
-  const std::vector<Span> spans = Spans(s, views.q.size(2));
+  const std::vector<Span> spans = Spans(s, views);
   Views sums;
   for (const Span& span : spans) {
     const at::Tensor d = d_out.narrow(2, span.first, span.rows);
@@ -195,13 +206,15 @@ void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, 
   for (size_t i = 0; i + 1 < starts.size(); ++i) {
     const int64_t n = starts[i + 1] - starts[i];
     if (n == 0) continue;
-    const Views views = Split(shape, qkv.narrow(0, starts[i], n));
-    const at::Tensor out = Heads(o.narrow(0, starts[i], n), shape.num_kv_heads, shape.head_dim);
-    for (const Span& span : Spans(shape, n)) {
-      ForwardSpan(shape, span, span.Of(views),
-                  {out.narrow(2, span.first, span.rows), lse.narrow(1, starts[i] + span.first, span.rows)});
-    }
+    Forward(shape, Split(shape, qkv.narrow(0, starts[i], n)),
+            {Heads(o.narrow(0, starts[i], n), shape.num_kv_heads, shape.head_dim), lse.narrow(1, starts[i], n)});
   }
+}
+
+void AttentionOfLast(const AttentionShape& shape, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const at::Tensor& o, const at::Tensor& lse) {
+  const auto heads = [&](const at::Tensor& rows) { return Heads(rows, shape.num_kv_heads, shape.head_dim); };
+  Forward(shape, {.q = heads(q), .k = heads(k), .v = heads(v)}, {heads(o), lse});
 }
 
 void AttentionBackward(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,

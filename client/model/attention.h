@@ -23,6 +23,11 @@ struct AttentionShape {
 // square.
 void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
                const at::Tensor& o, const at::Tensor& lse);
+// Of one document's last tokens alone: q [n, num_heads * head_dim], o like it, lse [num_heads, n]; k and v [m,
+// num_kv_heads
+// * head_dim] of all its tokens, m >= n.
+void AttentionOfLast(const AttentionShape& shape, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const at::Tensor& o, const at::Tensor& lse);
 // dqkv [tokens, width] from d o.
 void AttentionBackward(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
                        const at::Tensor& o, const at::Tensor& lse, const at::Tensor& d_o, const at::Tensor& dqkv);

@@ -138,7 +138,11 @@ void Pass::ForwardAttention(size_t index, const Saved& s, const at::Tensor& h) {
   Project(index, kQkv, h, s.qkv, s.s[kQkv]);
   NormHeads(index, s);
   Turn(index, s.qkv, /*inverse=*/false);
-  Attention(ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse);
+  if (c_.cached != nullptr) {
+    c_.cached->Attention(index, ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse);
+  } else {
+    Attention(ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse);
+  }
   ProjectToDelta(index, kOut, s.o, NormOf(index, kPostAttentionNorm), s.attention_out, s.s[kOut]);
 }
 
@@ -196,9 +200,9 @@ at::Tensor Pass::FinalHidden() {
   return out;
 }
 
-at::Tensor Pass::Logits() {
-  at::Tensor out = at::empty({tokens_, c_.weights.head.size(0)}, x_.options());
-  MatMulNT(out, FinalHidden(), c_.weights.head, false);
+at::Tensor Pass::Logits(const at::Tensor& hidden) const {
+  at::Tensor out = at::empty({hidden.size(0), c_.weights.head.size(0)}, hidden.options());
+  MatMulNT(out, hidden, c_.weights.head, false);
   out = out.to(at::kFloat);
   if (c_.config.logit_softcap > 0) Softcap(out, c_.config.logit_softcap);
   return out;

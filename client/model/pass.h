@@ -12,6 +12,7 @@
 #include "client/data/dataset.h"
 #include "client/model/arena.h"
 #include "client/model/attention.h"
+#include "client/model/kv_cache.h"
 #include "client/model/model_files.h"
 #include "client/model/side_adapter.h"
 #include "client/model/weights.h"
@@ -24,8 +25,9 @@ struct PassContext {
   const Weights& weights;
   const std::vector<std::array<SideAdapter, kNumGroups>>& sides;  // per layer
   Arena& arena;
-  DropoutKey dropout;      // this step's; off when evaluating
-  bool recompute = false;  // Forward(save) keeps only each layer's input; Backward computes the layer again
+  DropoutKey dropout;                  // this step's; off when evaluating
+  bool recompute = false;              // Forward(save) keeps only each layer's input; Backward computes the layer again
+  const CachedRows* cached = nullptr;  // what the documents follow; null: they stand alone. Forward only
 };
 
 class Pass {
@@ -40,9 +42,10 @@ class Pass {
   std::vector<float> Loss(double scale, bool gradient);
   // Adds to the gradients of every trained factor. REQUIRES: Forward(save), Loss(gradient).
   void Backward();
-  // After the final norm: every token's hidden state, and its logits in fp32 [tokens, vocab]. After Forward.
+  // After Forward: every token's hidden state after the final norm.
   at::Tensor FinalHidden();
-  at::Tensor Logits();
+  // Of rows of FinalHidden: fp32 [rows, vocab].
+  at::Tensor Logits(const at::Tensor& hidden) const;
 
  private:
   // A block's output before its norm.

@@ -20,6 +20,27 @@ namespace {
 
 std::string Shape(const at::Tensor& t) { return absl::StrCat("[", t.size(0), ", ", t.size(1), "]"); }
 
+std::vector<double> NllOfDocuments(Pass& pass, const data::PackedBatch& batch) {
+  pass.Forward(/*save=*/false, nullptr);
+  const std::vector<float> nll = pass.Loss(1, /*gradient=*/false);
+  std::vector<double> sums;
+  size_t next = 0;
+  for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
+    double sum = 0;
+    for (int32_t t = batch.starts[i]; t < batch.starts[i + 1]; ++t) {
+      if (batch.targets[static_cast<size_t>(t)] >= 0) sum += static_cast<double>(nll[next++]);
+    }
+    sums.push_back(sum);
+  }
+  return sums;
+}
+
+CachedRows RowsBehind(KvCache& cache, const std::vector<Continuation>& continuations) {
+  std::vector<size_t> sequences;
+  for (const Continuation& c : continuations) sequences.push_back(c.sequence);
+  return {cache, std::move(sequences)};
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(std::unique_ptr<ModelFiles> files,
@@ -162,18 +183,7 @@ absl::StatusOr<std::vector<double>> Transformer::Evaluate(const data::PackedBatc
   return TorchGuard("evaluation", [&]() -> absl::StatusOr<std::vector<double>> {
     c10::InferenceMode inference;
     Pass pass({config(), weights_, sides_, arena_, {}}, batch);
-    pass.Forward(/*save=*/false, nullptr);
-    const std::vector<float> nll = pass.Loss(1, /*gradient=*/false);
-    std::vector<double> sums;
-    size_t next = 0;
-    for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
-      double sum = 0;
-      for (int32_t t = batch.starts[i]; t < batch.starts[i + 1]; ++t) {
-        if (batch.targets[static_cast<size_t>(t)] >= 0) sum += static_cast<double>(nll[next++]);
-      }
-      sums.push_back(sum);
-    }
-    return sums;
+    return NllOfDocuments(pass, batch);
   });
 }
 
@@ -186,8 +196,59 @@ absl::StatusOr<Inspection> Transformer::Inspect(const data::PackedBatch& batch) 
     pass.Forward(/*save=*/false, &out.hidden);
     out.hidden.back() = pass.FinalHidden();
     for (at::Tensor& h : out.hidden) h = h.to(at::kFloat).cpu();
-    out.logits = pass.Logits().cpu();
+    out.logits = pass.Logits(pass.FinalHidden()).cpu();
     return out;
+  });
+}
+
+absl::StatusOr<std::unique_ptr<KvCache>> Transformer::NewCache(const KvCache::Size& size) const {
+  return TorchGuard("a cache of keys and values", [&]() -> absl::StatusOr<std::unique_ptr<KvCache>> {
+    c10::InferenceMode inference;
+    return std::make_unique<KvCache>(config(), size, weights_.activation_type, device());
+  });
+}
+
+absl::StatusOr<data::PackedBatch> Transformer::PackBehind(const KvCache& cache,
+                                                          const std::vector<Continuation>& continuations) const {
+  std::vector<data::Example> rows;
+  for (const Continuation& c : continuations) {
+    const auto n = static_cast<int64_t>(c.ids.size());
+    const int64_t length = cache.length(c.sequence);
+    if (n == 0 || length + n > cache.capacity()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(n, " tokens behind ", length, " in a cache of ", cache.capacity()));
+    }
+    data::Example& row = rows.emplace_back(data::Example{.ids = c.ids, .labels = c.ids, .position_ids = {}});
+    for (int64_t i = 0; i < n; ++i) row.position_ids.push_back(static_cast<int32_t>(length + i));
+  }
+  data::PackedBatch batch = data::Pack(data::Pointers(rows));
+  STRATA_RETURN_IF_ERROR(Check(batch));
+  return batch;
+}
+
+absl::StatusOr<at::Tensor> Transformer::Continue(const std::vector<Continuation>& continuations, KvCache& cache) {
+  STRATA_ASSIGN_OR_RETURN(const data::PackedBatch batch, PackBehind(cache, continuations));
+  return TorchGuard("decoding", [&]() -> absl::StatusOr<at::Tensor> {
+    c10::InferenceMode inference;
+    const CachedRows rows = RowsBehind(cache, continuations);
+    Pass pass({config(), weights_, sides_, arena_, {}, false, &rows}, batch);
+    pass.Forward(/*save=*/false, nullptr);
+    rows.Keep(batch.starts);
+    const at::Tensor hidden = pass.FinalHidden();
+    std::vector<at::Tensor> last;
+    for (size_t i = 1; i < batch.starts.size(); ++i) last.push_back(hidden.narrow(0, batch.starts[i] - 1, 1));
+    return pass.Logits(at::cat(last)).cpu();
+  });
+}
+
+absl::StatusOr<std::vector<double>> Transformer::EvaluateBehind(const std::vector<Continuation>& continuations,
+                                                                KvCache& cache) {
+  STRATA_ASSIGN_OR_RETURN(const data::PackedBatch batch, PackBehind(cache, continuations));
+  return TorchGuard("evaluation", [&]() -> absl::StatusOr<std::vector<double>> {
+    c10::InferenceMode inference;
+    const CachedRows rows = RowsBehind(cache, continuations);
+    Pass pass({config(), weights_, sides_, arena_, {}, false, &rows}, batch);
+    return NllOfDocuments(pass, batch);
   });
 }
 

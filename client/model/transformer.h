@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "client/data/dataset.h"
 #include "client/model/arena.h"
+#include "client/model/kv_cache.h"
 #include "client/model/model_files.h"
 #include "client/model/side_adapter.h"
 #include "client/model/weights.h"
@@ -38,6 +39,12 @@ struct Inspection {
   std::vector<at::Tensor>
       hidden;         // fp32 [tokens, hidden]: embeddings, each layer's output; the last one after the final norm
   at::Tensor logits;  // fp32 [tokens, vocab]
+};
+
+// Tokens behind a cached sequence.
+struct Continuation {
+  size_t sequence = 0;
+  std::vector<int32_t> ids;
 };
 
 // Not thread-safe. Deterministic for the same calls, machine and thread count. Tokens must lie inside the vocabulary
@@ -73,10 +80,21 @@ class Transformer {
   absl::StatusOr<std::vector<double>> Evaluate(const data::PackedBatch& batch);
   absl::StatusOr<Inspection> Inspect(const data::PackedBatch& batch);
 
+  // A cache of this model; what it holds is of the adapters that were set when it was filled.
+  absl::StatusOr<std::unique_ptr<KvCache>> NewCache(const KvCache::Size& size) const;
+  // Appends tokens to the cached sequences and returns what may follow each: logits fp32 [continuations, vocab] on the
+  // CPU. INVALID_ARGUMENT too: no tokens, or more than the cache has room for. REQUIRES: each sequence once.
+  absl::StatusOr<at::Tensor> Continue(const std::vector<Continuation>& continuations, KvCache& cache);
+  // Sum of nll of each continuation's tokens but the first. The cache keeps none of them, and several may stand behind
+  // the same sequence. Errors as Continue.
+  absl::StatusOr<std::vector<double>> EvaluateBehind(const std::vector<Continuation>& continuations, KvCache& cache);
+
  private:
   explicit Transformer(std::unique_ptr<ModelFiles> files, at::Device device)
       : files_(std::move(files)), arena_(device) {}
   absl::Status Check(const data::PackedBatch& batch) const;
+  absl::StatusOr<data::PackedBatch> PackBehind(const KvCache& cache,
+                                               const std::vector<Continuation>& continuations) const;
   absl::StatusOr<Weights::Place> Locate(const NamedFactors& factors) const;
   absl::Status Merge(const std::vector<NamedFactors>& base);
   absl::Status Rebuild();
