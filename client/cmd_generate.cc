@@ -1,6 +1,7 @@
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,56 +18,44 @@
 #include "common/runtime/runtime.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
-#include "nlohmann/json.hpp"
 
 namespace strata {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct GenerateFlags {
   std::string model, prompt, data = "-", chat_template, dtype = "fp32", device = "auto", format = "text";
   std::vector<std::string> adapters;
   bool has_prompt = false, chat = false;
   int threads = 0;
+  std::optional<double> temperature;
+  std::string piped;  // standard input
   generate::GenerateOptions options;
 };
 
 using Prompts = std::vector<std::vector<int32_t>>;
 
 // The one of the command line, or those of the file or standard input; all bad ones are the error.
-absl::StatusOr<Prompts> ReadPrompts(const GenerateFlags& flags, runtime::Runtime& runtime,
-                                    const model::ModelFiles& model, const data::Tokenizer& tokenizer) {
-  STRATA_ASSIGN_OR_RETURN(const std::string chosen, data::ChosenTemplate(runtime.files, flags.chat_template));
-  auto chat = data::ChatTemplate::Open(runtime.files, model.path(), chosen);
-  if (!chat.ok() && !chosen.empty()) return chat.status();
-  if (chat.ok()) chat->SetNow(runtime.clock.Now(), absl::LocalTimeZone());
-  const data::RowReader reader{.tokenizer = &tokenizer,
-                               .vocab_size = model.config().vocab_size,
-                               .chat = chat.ok() ? &*chat : nullptr,
-                               .no_chat = chat.status()};
+absl::StatusOr<Prompts> ReadPrompts(const GenerateFlags& flags, runtime::FileSystem& files,
+                                    const data::RowReader& reader, const model::ModelConfig& config) {
   const data::PromptForm form = flags.chat ? data::PromptForm::kUserTurn : data::PromptForm::kText;
   Prompts prompts;
   const auto add = [&](absl::StatusOr<std::vector<int32_t>> ids) -> absl::Status {
     STRATA_RETURN_IF_ERROR(ids.status());
     prompts.push_back(*std::move(ids));
-    return generate::CheckPrompt(model.config(), prompts.back().size());
+    return generate::CheckPrompt(config, prompts.back().size());
   };
   if (flags.has_prompt) {
     STRATA_RETURN_IF_ERROR(Annotate(add(reader.ReadPromptText(flags.prompt, form)), "--prompt"));
     return prompts;
   }
-  std::string piped;
-  std::unique_ptr<data::Lines> lines;
-  if (flags.data == "-") {
-    piped.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
-    lines = data::LinesOf(piped);
-  } else {
-    STRATA_ASSIGN_OR_RETURN(lines, data::OpenLines(runtime.files, flags.data));
-  }
-  STRATA_RETURN_IF_ERROR(data::ForEachRow(*lines, flags.data == "-" ? "standard input" : flags.data, /*skip=*/false,
-                                          [&](std::string_view line) { return add(reader.ReadPrompt(line, form)); })
-                             .status());
+  const bool piped = flags.data == "-";
+  absl::StatusOr<std::unique_ptr<data::Lines>> lines = data::LinesOf(flags.piped);
+  if (!piped) lines = data::OpenLines(files, flags.data);
+  STRATA_RETURN_IF_ERROR(lines.status());
+  STRATA_RETURN_IF_ERROR(
+      data::ForEachRow(**lines, piped ? "standard input" : flags.data, /*skip=*/false, [&](std::string_view line) {
+        return add(reader.ReadPrompt(line, form));
+      }).status());
   return prompts;
 }
 
@@ -101,7 +90,15 @@ absl::Status RunGenerate(GenerateFlags flags, Interruptible& session) {
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<data::Tokenizer> tokenizer,
                           data::OpenTokenizer(runtime.files, files->path()));
   STRATA_ASSIGN_OR_RETURN(flags.options.end_ids, data::EndIds(runtime.files, files->path(), *tokenizer));
-  STRATA_ASSIGN_OR_RETURN(const Prompts prompts, ReadPrompts(flags, runtime, *files, *tokenizer));
+  STRATA_ASSIGN_OR_RETURN(const std::string chosen, data::ChosenTemplate(runtime.files, flags.chat_template));
+  auto chat = data::ChatTemplate::Open(runtime.files, files->path(), chosen);
+  if (!chat.ok() && !chosen.empty()) return chat.status();
+  if (chat.ok()) chat->SetNow(runtime.clock.Now(), absl::LocalTimeZone());
+  const data::RowReader reader{.tokenizer = tokenizer.get(),
+                               .vocab_size = files->config().vocab_size,
+                               .chat = chat.ok() ? &*chat : nullptr,
+                               .no_chat = chat.status()};
+  STRATA_ASSIGN_OR_RETURN(const Prompts prompts, ReadPrompts(flags, runtime.files, reader, files->config()));
   STRATA_ASSIGN_OR_RETURN(const at::Device device, model::ResolveDevice(flags.device));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<model::Transformer> model,
                           model::Transformer::Load(std::move(files), ParseDType(flags.dtype), device, flags.threads));
@@ -110,9 +107,16 @@ absl::Status RunGenerate(GenerateFlags flags, Interruptible& session) {
   return generate::Generate(*model, *tokenizer, prompts, flags.options, EventsOf(flags, prompts.size(), session));
 }
 
-int Run(const GenerateFlags& flags) {
+int Run(GenerateFlags flags) {
+  generate::SamplingOptions& sampling = flags.options.sampling;
+  const bool drawn = sampling.top_k > 0 || sampling.top_p < 1 || sampling.min_p > 0;
+  sampling.temperature = flags.temperature.value_or(drawn ? 1 : 0);
+  // Before signals are caught: what waits for its input ends at once.
+  if (!flags.has_prompt && flags.data == "-") {
+    flags.piped.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+  }
   Interruptible session;
-  const absl::Status status = RunGenerate(flags, session);
+  const absl::Status status = RunGenerate(std::move(flags), session);
   if (!absl::IsCancelled(status)) return status.ok() ? 0 : ReportError(status, false);
   if (!session.stopped()) return 0;  // nobody reads any more
   ReportError(status, false);
@@ -125,28 +129,26 @@ std::string CheckStop(const std::string& word) {
   return data::IsValidUtf8(word) ? "" : "must be UTF-8";
 }
 
-void AddSamplingOptions(CLI::App& command, generate::GenerateOptions& options) {
+void AddTextOptions(CLI::App& command, GenerateFlags& flags) {
+  generate::GenerateOptions& options = flags.options;
   command.add_option("--max-new-tokens", options.max_new_tokens, "Longest text, in tokens (default 256)")
       ->check(CLI::PositiveNumber);
-  CLI::Option* temperature =
-      command
-          .add_option("--temperature", options.sampling.temperature,
-                      "0 (default): always the likeliest token; 1: as probable as the model says; more: bolder")
-          ->check(CLI::Range(0.0, 100.0));
-  command.add_option("--top-k", options.sampling.top_k, "Draw from so many of the likeliest tokens (default 0: all)")
-      ->needs(temperature);
+  command
+      .add_option(
+          "--temperature", flags.temperature,
+          "0: always the likeliest token; 1: as probable as the model says; more: bolder (default 0, or 1 where "
+          "one of the next three is given)")
+      ->check(CLI::Range(0.0, 100.0));
+  command.add_option("--top-k", options.sampling.top_k, "Draw from so many of the likeliest tokens (default 0: all)");
   command
       .add_option("--top-p", options.sampling.top_p,
                   "Draw from the fewest of the likeliest tokens that have this probability together (default 1: all)")
-      ->check(CLI::Range(1e-9, 1.0))
-      ->needs(temperature);
+      ->check(CLI::Range(1e-9, 1.0));
   command
       .add_option("--min-p", options.sampling.min_p,
                   "Draw from tokens at least this probable, in units of the likeliest one's (default 0: all)")
-      ->check(CLI::Range(0.0, 1.0))
-      ->needs(temperature);
-  command.add_option("--seed", options.seed, "Of the draws (default 0); the same seed, the same texts")
-      ->needs(temperature);
+      ->check(CLI::Range(0.0, 1.0));
+  command.add_option("--seed", options.seed, "Of the draws (default 0); the same seed, the same texts");
   command.add_option("--stop", options.stops, "A text ends before this string; may be given several times")
       ->take_all()
       ->expected(1)
@@ -172,7 +174,7 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
       "Prompts are what a user says: they go through the chat template. Rows of {\"messages\"} always do");
   command->add_option("--chat-template", flags->chat_template,
                       "Instead of the model's: a file of Jinja, or a built-in one (" + data::BuiltinList() + ")");
-  AddSamplingOptions(*command, flags->options);
+  AddTextOptions(*command, *flags);
   command->add_option("--dtype", flags->dtype, "fp32 (default) or bf16")->check(CLI::IsMember({"fp32", "bf16"}));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")

@@ -87,13 +87,13 @@ class Generation {
       if (tokens > kPromptTokens && tokens > prompt.size()) return;
       cache_->Clear(place);
       const std::string purpose = Cat("generate/", next_);
-      places_[place] =
+      places_[place].emplace(
           Text{.prompt = next_,
                .limit = limits_[next_],
                .pending = prompt,
                .draws = runtime::Philox({.purpose = purpose, .seed = options_.seed, .round = 0, .site = {}}),
                .stream = TextStream(tokenizer_, prompt, options_.stops),
-               .out = {}};
+               .out = {}});
       ++next_;
       ++num_active_;
     }

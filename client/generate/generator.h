@@ -18,11 +18,11 @@ namespace strata::generate {
 
 struct GenerateOptions {
   size_t max_new_tokens = 256;
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   uint64_t seed = 0;
-  std::vector<int32_t> end_ids;    // tokens that end a text
-  std::vector<std::string> stops;  // strings that end a text, without being part of it; not empty ones
-  size_t batch_size = 8;           // texts that are written at a time
+  std::vector<int32_t> end_ids = {};    // tokens that end a text
+  std::vector<std::string> stops = {};  // strings that end a text, without being part of it; not empty ones
+  size_t batch_size = 8;                // texts that are written at a time
 };
 
 enum class FinishReason {

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "client/data/dataset.h"
+#include "client/data/row_reader.h"
 #include "tests/fuzz/require.h"
 
 namespace {
@@ -25,12 +26,35 @@ class Letters : public strata::data::Tokenizer {
   std::string Canonical() const override { return ""; }
 };
 
+void RequireIds(const std::vector<int32_t>& ids) {
+  STRATA_REQUIRE(!ids.empty());
+  for (const int32_t id : ids) STRATA_REQUIRE(id >= 0 && id < 250);
+}
+
+// The same bytes as one row of the other kinds.
+void ReadOtherRows(std::string_view text, const strata::data::Tokenizer* tokenizer) {
+  const strata::data::RowReader reader{
+      .tokenizer = tokenizer, .vocab_size = 250, .chat = nullptr, .no_chat = absl::NotFoundError("none")};
+  for (const auto form : {strata::data::PromptForm::kText, strata::data::PromptForm::kUserTurn}) {
+    const auto prompt = reader.ReadPrompt(text, form);
+    STRATA_REQUIRE(prompt.ok() || absl::IsInvalidArgument(prompt.status()));
+    if (prompt.ok()) RequireIds(*prompt);
+  }
+  const auto row = reader.ReadChoices(text);
+  STRATA_REQUIRE(row.ok() || absl::IsInvalidArgument(row.status()));
+  if (!row.ok()) return;
+  RequireIds(row->question);
+  STRATA_REQUIRE(row->choices.size() >= 2 && row->answer < row->choices.size());
+  for (const auto& choice : row->choices) RequireIds(choice.ids);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   const Letters letters;
   for (const strata::data::Tokenizer* tokenizer : {static_cast<const strata::data::Tokenizer*>(&letters), {}}) {
+    ReadOtherRows(text, tokenizer);
     auto parsed = strata::data::ParseJsonl(text, "fuzz", tokenizer, 250, {.max_length = 32});
     if (!parsed.ok()) {
       STRATA_REQUIRE(absl::IsInvalidArgument(parsed.status()));

@@ -116,6 +116,9 @@ TEST_F(GenerateCommands, SeedsAndStopStrings) {
   EXPECT_NE(Generate(bold + "--seed 6").out, first.out);
   EXPECT_EQ(Generate("--prompt abc --max-new-tokens 30 --temperature 1.5 --top-k 1 --format json").out,
             Generate("--prompt abc --max-new-tokens 30 --format json").out);
+  const std::string drawn = "--prompt abc --max-new-tokens 30 --top-k 5";
+  EXPECT_EQ(Generate(drawn).out, Generate(drawn + " --temperature 1").out);
+  EXPECT_NE(Generate(drawn).out, Generate(drawn + " --temperature 0").out);
   const std::string text = Lines(first.out)[0]["text"];
   const std::string stop = text.substr(text.size() / 2, 3);
   const json stopped = Lines(Generate(bold + "--seed 5 --stop nowhere --stop \"" + stop + "\"").out)[0];
@@ -152,7 +155,7 @@ TEST_F(GenerateCommands, WhatIsWrongWithPromptsIsSaidAtOnce) {
 }
 
 TEST_F(GenerateCommands, MisuseIsTwo) {
-  for (const char* wrong : {"--prompt a --data b", "--prompt a --temperature -1", "--prompt a --top-p 0.9",
+  for (const char* wrong : {"--prompt a --data b", "--prompt a --temperature -1", "--prompt a --top-p 1.1",
                             "--prompt a --temperature 1 --top-p 0", "--prompt a --temperature 1 --min-p 2",
                             "--prompt a --stop \"\"", "--prompt a --max-new-tokens 0", "--prompt a --batch-size 0",
                             "--prompt a --temprature 1", "--prompt a --format xml"}) {
