@@ -177,6 +177,9 @@ absl::StatusOr<train::TrainRequest> Client::Core::MakeRequest(const link::Assign
     STRATA_ASSIGN_OR_RETURN(auto opened, state_.OpenBlob(blob));
     request.base.push_back(std::move(opened));
   }
+  if (assignment.training.adapter.use_dora) {
+    return absl::UnimplementedError("the job asks for use_dora: an update carries low-rank products, not magnitudes");
+  }
   request.options = assignment.training;
   request.options.device = setup_.options.device;  // the site's own affair, whatever a job says
   request.targets = assignment.targets;

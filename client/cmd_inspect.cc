@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <iostream>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,12 +54,19 @@ void PrintTable(const std::vector<std::vector<std::string>>& rows) {
 
 std::string ShapeText(const std::vector<int64_t>& shape) { return Cat("[", absl::StrJoin(shape, ", "), "]"); }
 
-// What is known of one adapted module.
+// Of a DoRA module's magnitude.
+struct Spread {
+  double least = 0, mean = 0, largest = 0;
+};
+
+// What is known of one adapted module. A magnitude counts for a base model's weights, so that the norm and the singular
+// values are those of the product alone.
 struct Module {
   const adapter::Factors* factors = nullptr;
   std::vector<double> singular_values;  // of the update, descending
   double norm = 0;                      // Frobenius, of the update
-  uint64_t bytes() const { return factors->a.data.size() + factors->b.data.size(); }
+  std::optional<Spread> magnitude;
+  uint64_t bytes() const { return factors->a.data.size() + factors->b.data.size() + factors->magnitude.data.size(); }
 };
 
 double Norm(const std::vector<double>& values) {
@@ -66,12 +75,24 @@ double Norm(const std::vector<double>& values) {
   return std::sqrt(squared);
 }
 
+absl::StatusOr<Spread> SpreadOf(const format::TensorView& magnitude) {
+  std::vector<double> values(static_cast<size_t>(magnitude.num_elements()));
+  STRATA_RETURN_IF_ERROR(format::ToDouble(magnitude, values));
+  const auto [least, largest] = std::minmax_element(values.begin(), values.end());
+  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+  return Spread{.least = *least, .mean = sum / static_cast<double>(values.size()), .largest = *largest};
+}
+
 absl::StatusOr<std::vector<Module>> Measure(const adapter::Adapter& adapter) {
   std::vector<Module> modules;
   for (const adapter::Factors& factors : adapter.modules()) {
     STRATA_ASSIGN_OR_RETURN(std::vector<double> values, linalg::SingularValues(factors));
     const double norm = Norm(values);
-    modules.push_back({.factors = &factors, .singular_values = std::move(values), .norm = norm});
+    modules.push_back(
+        {.factors = &factors, .singular_values = std::move(values), .norm = norm, .magnitude = std::nullopt});
+    if (factors.has_magnitude()) {
+      STRATA_ASSIGN_OR_RETURN(modules.back().magnitude, SpreadOf(factors.magnitude));
+    }
   }
   return modules;
 }
@@ -79,6 +100,9 @@ absl::StatusOr<std::vector<Module>> Measure(const adapter::Adapter& adapter) {
 void PrintAdapterTable(const std::vector<Module>& modules) {
   std::vector<std::vector<std::string>> rows = {
       {"module", "shape", "dtype", "bytes", "rank", "alpha", "scaling", "norm", "largest s", "smallest s"}};
+  const bool dora =
+      std::any_of(modules.begin(), modules.end(), [](const Module& m) { return m.magnitude.has_value(); });
+  if (dora) rows.front().emplace_back("magnitudes");
   const auto number = [](double value) { return absl::StrFormat("%.4g", value); };
   for (const Module& module : modules) {
     const adapter::Factors& f = *module.factors;
@@ -87,15 +111,22 @@ void PrintAdapterTable(const std::vector<Module>& modules) {
                     std::to_string(module.bytes()), std::to_string(f.rank), number(f.alpha), number(f.scaling),
                     number(module.norm), any ? number(module.singular_values.front()) : "-",
                     any ? number(module.singular_values.back()) : "-"});
+    if (!dora) continue;
+    const Spread spread = module.magnitude.value_or(Spread());
+    rows.back().push_back(Cat(number(spread.least), " .. ", number(spread.largest)));
   }
   PrintTable(rows);
 }
 
 Json ModuleJson(const Module& module) {
   const adapter::Factors& f = *module.factors;
-  return {{"name", f.module},        {"shape", {f.out, f.in}}, {"dtype", format::DTypeName(f.a.dtype)},
-          {"bytes", module.bytes()}, {"rank", f.rank},         {"alpha", f.alpha},
-          {"scaling", f.scaling},    {"norm", module.norm},    {"singular_values", module.singular_values}};
+  Json json = {{"name", f.module},        {"shape", {f.out, f.in}}, {"dtype", format::DTypeName(f.a.dtype)},
+               {"bytes", module.bytes()}, {"rank", f.rank},         {"alpha", f.alpha},
+               {"scaling", f.scaling},    {"norm", module.norm},    {"singular_values", module.singular_values}};
+  if (const auto& spread = module.magnitude; spread.has_value()) {
+    json["magnitude"] = {{"min", spread->least}, {"mean", spread->mean}, {"max", spread->largest}};
+  }
+  return json;
 }
 
 absl::Status InspectAdapter(const InspectFlags& flags, const adapter::Adapter& adapter, const std::string& base_model) {

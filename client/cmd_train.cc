@@ -224,7 +224,8 @@ absl::StatusOr<std::unique_ptr<peft::AdapterState>> SetUp(const TrainFlags& flag
     state = std::make_unique<peft::AdapterState>(std::move(plan.targets), model.device());
     if (plan.initial.has_value()) return state->Assign(*plan.initial);
     state->InitFresh(options.seed, 0, "");
-    return absl::OkStatus();
+    STRATA_RETURN_IF_ERROR(model.SetTrained(state->Factors()));
+    return model.ResetMagnitudes();
   }));
   return state;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "client/model/faults.h"
@@ -12,6 +13,7 @@ namespace strata::exporting {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
+constexpr int64_t kBlockElements = int64_t{1} << 20;
 
 // [rows, columns] as [columns, rows].
 std::vector<float> Transposed(const std::vector<float>& matrix, int64_t rows, int64_t columns) {
@@ -32,27 +34,83 @@ bool AllFinite(const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
 }
 
-// Joins one adapter's factors to the right of `left` [out, rank before] and below `right`.
-absl::Status Join(const adapter::Factors& factors, int64_t total_rank, int64_t column, TensorUpdate& update) {
-  STRATA_ASSIGN_OR_RETURN(const std::vector<float> a, Floats(factors.a));
-  STRATA_ASSIGN_OR_RETURN(const std::vector<float> b, Floats(factors.b));
-  if (!AllFinite(a) || !AllFinite(b)) {
+// s B and A of one adapter.
+absl::StatusOr<TensorUpdate> ProductOf(const adapter::Factors& factors) {
+  TensorUpdate update;
+  update.rank = factors.rank;
+  update.width = factors.in;
+  STRATA_ASSIGN_OR_RETURN(update.right, Floats(factors.a));
+  STRATA_ASSIGN_OR_RETURN(update.left, Floats(factors.b));
+  if (!AllFinite(update.right) || !AllFinite(update.left)) {
     return absl::InvalidArgumentError(
         Cat("module '", factors.module, "': a factor holds elements that are not finite"));
   }
-  std::copy(a.begin(), a.end(), update.right.begin() + column * factors.in);
   const auto scaling = static_cast<float>(factors.scaling);
-  for (int64_t row = 0; row < factors.out; ++row) {
-    std::transform(b.begin() + row * factors.rank, b.begin() + (row + 1) * factors.rank,
-                   update.left.begin() + row * total_rank + column, [scaling](float v) { return scaling * v; });
+  for (float& value : update.left) value *= scaling;
+  return update;
+}
+
+// Norms of the module's rows, the tensor with `update` [out, in] added.
+absl::StatusOr<std::vector<double>> RowNorms(const model::ModelFiles& model, const model::ModelTensor& tensor,
+                                             TensorUpdate update) {
+  const int64_t rows = tensor.shape[0];
+  const int64_t width = tensor.shape[1];
+  if (tensor.input_major) update.Turn();
+  std::vector<double> norms(static_cast<size_t>(tensor.input_major ? width : rows));
+  std::vector<float> base, added;
+  const int64_t step = std::max<int64_t>(1, kBlockElements / width);
+  for (int64_t first = 0; first < rows; first += step) {
+    base.resize(static_cast<size_t>(std::min(step, rows - first) * width));
+    added.resize(base.size());
+    STRATA_RETURN_IF_ERROR(model.ReadRows(tensor.name, first, base));
+    update.ComputeRows(first, base, added);
+    for (size_t i = 0; i < base.size(); ++i) {
+      const double value = static_cast<double>(base[i]) + static_cast<double>(added[i]);
+      const auto at = static_cast<int64_t>(i);
+      norms[static_cast<size_t>(tensor.input_major ? at % width : first + at / width)] += value * value;
+    }
+  }
+  for (double& norm : norms) norm = std::sqrt(norm);
+  return norms;
+}
+
+// Turns s B A of a module with a magnitude into all that it adds. A row whose norm is 0 is left as it is.
+absl::Status ApplyMagnitude(const model::ModelFiles& model, const model::ModelTensor& tensor,
+                            const adapter::Factors& factors, TensorUpdate& update) {
+  STRATA_ASSIGN_OR_RETURN(const std::vector<float> magnitude, Floats(factors.magnitude));
+  if (!AllFinite(magnitude)) {
+    return absl::InvalidArgumentError(
+        Cat("module '", factors.module, "': the magnitude holds elements that are not finite"));
+  }
+  STRATA_ASSIGN_OR_RETURN(const std::vector<double> norms, RowNorms(model, tensor, update));
+  update.shares.resize(magnitude.size());
+  for (size_t row = 0; row < magnitude.size(); ++row) {
+    const double gain = norms[row] > 0 ? static_cast<double>(magnitude[row]) / norms[row] : 1;
+    update.shares[row] = static_cast<float>(gain - 1);
+    for (int64_t k = 0; k < update.rank; ++k) {
+      float& value = update.left[row * static_cast<size_t>(update.rank) + static_cast<size_t>(k)];
+      value = static_cast<float>(gain * static_cast<double>(value));
+    }
   }
   return absl::OkStatus();
+}
+
+// Joins `part` to the right of the columns of `update.left` before `column`, and below these rows of `update.right`.
+void Join(const TensorUpdate& part, int64_t column, TensorUpdate& update) {
+  std::copy(part.right.begin(), part.right.end(), update.right.begin() + column * update.width);
+  const int64_t rows = static_cast<int64_t>(part.left.size()) / part.rank;
+  for (int64_t row = 0; row < rows; ++row) {
+    std::copy_n(part.left.begin() + row * part.rank, part.rank, update.left.begin() + row * update.rank + column);
+  }
+  if (part.shares.empty()) return;
+  update.shares.resize(part.shares.size());
+  std::transform(part.shares.begin(), part.shares.end(), update.shares.begin(), update.shares.begin(), std::plus<>());
 }
 
 }  // namespace
 
 // Four columns of the product at a time: the row that is added to is read and written a quarter as often.
-void TensorUpdate::ComputeRows(int64_t first_row, std::span<float> out) const {
+void TensorUpdate::ComputeRows(int64_t first_row, std::span<const float> base, std::span<float> out) const {
   const int64_t rows = static_cast<int64_t>(out.size()) / width;
   for (int64_t row = 0; row < rows; ++row) {
     float* sum = out.data() + row * width;
@@ -70,7 +128,20 @@ void TensorUpdate::ComputeRows(int64_t first_row, std::span<float> out) const {
       const float* r = right.data() + k * width;
       for (int64_t j = 0; j < width; ++j) sum[j] += factor[k] * r[j];
     }
+    if (shares.empty()) continue;
+    for (int64_t j = 0; j < width; ++j) {
+      sum[j] += shares[outputs_are_columns ? j : first_row + row] * base[row * width + j];
+    }
   }
+}
+
+void TensorUpdate::Turn() {
+  const int64_t rows = static_cast<int64_t>(left.size()) / rank;
+  std::vector<float> turned = Transposed(right, rank, width);
+  right = Transposed(left, rows, rank);
+  left = std::move(turned);
+  width = rows;
+  outputs_are_columns = !outputs_are_columns;
 }
 
 absl::StatusOr<MergedModel> MergedModel::Of(const model::ModelFiles& model,
@@ -97,28 +168,24 @@ absl::StatusOr<MergedModel> MergedModel::Of(const model::ModelFiles& model,
   return merged;
 }
 
-absl::StatusOr<TensorUpdate> MergedModel::UpdateOf(std::string_view tensor, bool input_major) const {
-  if (!tensor.ends_with(kWeight)) return TensorUpdate{};
-  const auto it = parts_.find(tensor.substr(0, tensor.size() - kWeight.size()));
+absl::StatusOr<TensorUpdate> MergedModel::UpdateOf(const model::ModelTensor& tensor, bool input_major) const {
+  const std::string_view name = tensor.name;
+  if (!name.ends_with(kWeight)) return TensorUpdate{};
+  const auto it = parts_.find(name.substr(0, name.size() - kWeight.size()));
   if (it == parts_.end()) return TensorUpdate{};
-  const int64_t out = it->second.front()->out;
-  const int64_t in = it->second.front()->in;
   TensorUpdate update;
+  update.width = it->second.front()->in;
   for (const adapter::Factors* factors : it->second) update.rank += factors->rank;
-  update.left.resize(static_cast<size_t>(out * update.rank));
-  update.right.resize(static_cast<size_t>(update.rank * in));
+  update.left.resize(static_cast<size_t>(it->second.front()->out * update.rank));
+  update.right.resize(static_cast<size_t>(update.rank * update.width));
   int64_t column = 0;
   for (const adapter::Factors* factors : it->second) {
-    STRATA_RETURN_IF_ERROR(Join(*factors, update.rank, column, update));
+    STRATA_ASSIGN_OR_RETURN(TensorUpdate part, ProductOf(*factors));
+    if (factors->has_magnitude()) STRATA_RETURN_IF_ERROR(ApplyMagnitude(*model_, tensor, *factors, part));
+    Join(part, column, update);
     column += factors->rank;
   }
-  update.width = in;
-  if (input_major) {
-    std::vector<float> left = Transposed(update.right, update.rank, in);
-    update.right = Transposed(update.left, out, update.rank);
-    update.left = std::move(left);
-    update.width = out;
-  }
+  if (input_major) update.Turn();
   return update;
 }
 

@@ -93,7 +93,7 @@ absl::Status StreamBlocks(const MergedModel& merged, const model::ModelTensor& t
                                           : merged.model().ReadRows(tensor.name, matrix ? first : 0, block.base));
     if (!update.empty()) {
       block.update.resize(count);
-      update.ComputeRows(first, block.update);
+      update.ComputeRows(first, block.base, block.update);
     }
     STRATA_RETURN_IF_ERROR(WriteBlock(form, width, block, sink));
   }
@@ -138,7 +138,7 @@ int64_t ElementsOf(const model::ModelTensor& tensor) {
 
 absl::Status StreamTensor(const MergedModel& merged, const model::ModelTensor& tensor, const TensorForm& form,
                           runtime::PendingFile& file, Rounding& rounding) {
-  STRATA_ASSIGN_OR_RETURN(const TensorUpdate update, merged.UpdateOf(tensor.name, form.input_major));
+  STRATA_ASSIGN_OR_RETURN(const TensorUpdate update, merged.UpdateOf(tensor, form.input_major));
   const std::span<const std::byte> raw = merged.model().RawBytes(tensor.name);
   if (update.empty() && IsPlain(form) && !raw.empty() &&
       tensor.stored_dtype == format::GgufTypeName(static_cast<uint32_t>(form.type))) {

@@ -80,15 +80,17 @@ DropoutKey Pass::Dropout(size_t layer, int group) const {
   return key;
 }
 
-void Pass::Project(size_t layer, int group, const at::Tensor& x, const at::Tensor& y, const at::Tensor& s) {
+// The bias comes last: magnitudes do not scale it.
+void Pass::Project(size_t layer, int group, const at::Tensor& x, const at::Tensor& y, const SideAdapter::Kept& kept) {
   const auto g = static_cast<size_t>(group);
   const LinearGroup& linear = c_.weights.layers[layer].groups[g];
   const SideAdapter& side = c_.sides[layer][g];
   MatMulNT(y, x, {linear.weight, side.folded()}, false);
+  if (!side.empty()) {
+    ArenaScope scope(c_.arena);
+    side.Forward(x, y, kept.s.defined() ? kept : side.TakeKept(tokens_, c_.arena), c_.arena, Dropout(layer, group));
+  }
   if (linear.bias.defined()) AddBias(y, linear.bias);
-  if (side.empty()) return;
-  ArenaScope scope(c_.arena);
-  side.Forward(x, y, s.defined() ? s : Take(side.rank()), c_.arena, Dropout(layer, group));
 }
 
 Pass::Saved Pass::TakeSaved(size_t layer, bool all) {
@@ -109,14 +111,14 @@ Pass::Saved Pass::TakeSaved(size_t layer, bool all) {
   if (NormOf(layer, kPostAttentionNorm)) s.attention_out = {.raw = Take(config.hidden_size), .rstd = TakeRstd()};
   if (NormOf(layer, kPostMlpNorm)) s.mlp_out = {.raw = Take(config.hidden_size), .rstd = TakeRstd()};
   for (size_t g = 0; all && g < kNumGroups; ++g) {
-    if (!c_.sides[layer][g].empty()) s.s[g] = Take(c_.sides[layer][g].rank());
+    if (!c_.sides[layer][g].empty()) s.kept[g] = c_.sides[layer][g].TakeKept(tokens_, c_.arena);
   }
   return s;
 }
 
 void Pass::ProjectToDelta(size_t index, int group, const at::Tensor& x, const Norm& norm, const Normed& saved,
-                          const at::Tensor& s) {
-  Project(index, group, x, norm ? saved.raw : delta_, s);
+                          const SideAdapter::Kept& kept) {
+  Project(index, group, x, norm ? saved.raw : delta_, kept);
   if (norm) ApplyNorm(norm, saved.raw, delta_, saved.rstd);
 }
 
@@ -135,7 +137,7 @@ void Pass::ForwardAttention(size_t index, const Saved& s, const at::Tensor& h) {
     if (!s.x.is_same(x_)) s.x.copy_(x_);
     ApplyNorm(norm, s.x, h, s.rstd_attention);
   }
-  Project(index, kQkv, h, s.qkv, s.s[kQkv]);
+  Project(index, kQkv, h, s.qkv, s.kept[kQkv]);
   NormHeads(index, s);
   Turn(index, s.qkv, /*inverse=*/false);
   if (c_.cached != nullptr) {
@@ -143,7 +145,7 @@ void Pass::ForwardAttention(size_t index, const Saved& s, const at::Tensor& h) {
   } else {
     Attention(ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse);
   }
-  ProjectToDelta(index, kOut, s.o, NormOf(index, kPostAttentionNorm), s.attention_out, s.s[kOut]);
+  ProjectToDelta(index, kOut, s.o, NormOf(index, kPostAttentionNorm), s.attention_out, s.kept[kOut]);
 }
 
 // Saved tensors are taken from the arena before the scope of the layer's temporaries opens.
@@ -158,9 +160,9 @@ void Pass::ForwardLayer(size_t index, Keep keep) {
   const at::Tensor activation = Take(c_.config.intermediate_size);
   ForwardAttention(index, s, h);
   AddNorm(NormOf(index, kMlpNorm), s.x, delta_, s.middle, h, s.rstd_mlp);
-  Project(index, kGateUp, h, s.gate_up, s.s[kGateUp]);
+  Project(index, kGateUp, h, s.gate_up, s.kept[kGateUp]);
   Activate(c_.config.unit, s.gate_up, activation);
-  ProjectToDelta(index, kDown, activation, NormOf(index, kPostMlpNorm), s.mlp_out, s.s[kDown]);
+  ProjectToDelta(index, kDown, activation, NormOf(index, kPostMlpNorm), s.mlp_out, s.kept[kDown]);
   has_delta_ = true;
   x_ = s.middle;
   c_.arena.Release(all ? saved_end : input_end);
@@ -243,10 +245,13 @@ std::vector<float> Pass::Loss(double scale, bool gradient) {
 at::Tensor Pass::ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx) {
   const auto g = static_cast<size_t>(group);
   const SideAdapter& side = c_.sides[layer][g];
-  if (dx.defined()) MatMulNN(dx, dy, {c_.weights.layers[layer].groups[g].weight, side.folded()}, false);
+  const SideAdapter::Kept& kept = saved_[layer].kept[g];
+  const DropoutKey dropout = Dropout(layer, group);
+  const at::Tensor dz = side.BackwardMagnitudes(dy, kept, c_.arena, dropout);
+  if (dx.defined()) MatMulNN(dx, dz, {c_.weights.layers[layer].groups[g].weight, side.folded()}, false);
   if (side.empty()) return {};
   at::Tensor ds = Take(side.rank());
-  side.BackwardInput(dy, saved_[layer].s[g], ds, dx, c_.arena, Dropout(layer, group));
+  side.BackwardInput(dz, kept.s, ds, dx, c_.arena, dropout);
   return ds;
 }
 

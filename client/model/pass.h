@@ -56,7 +56,7 @@ class Pass {
     at::Tensor x, rstd_attention, qkv, o, lse, middle, rstd_mlp, gate_up;
     at::Tensor raw_qk, rstd_q, rstd_k;  // q and k before the norms of their heads
     Normed attention_out, mlp_out;      // where a norm follows
-    std::array<at::Tensor, kNumGroups> s;
+    std::array<SideAdapter::Kept, kNumGroups> kept;
   };
   enum class Keep { kNothing, kInput, kAll };
   // fp32 [tokens, head_dim / 2] each.
@@ -76,14 +76,14 @@ class Pass {
   void NormHeads(size_t index, const Saved& s);
   // delta_ = the group's output, through `norm` where there is one.
   void ProjectToDelta(size_t index, int group, const at::Tensor& x, const Norm& norm, const Normed& saved,
-                      const at::Tensor& s);
+                      const SideAdapter::Kept& kept);
   // gradient_: of the block's output on entry, of its input on return. False: nothing before the block needs one.
   bool BackwardMlp(size_t index);
   void BackwardAttention(size_t index);
   void BackwardHeads(size_t index, const at::Tensor& dqkv);
   // Of a block's output, from gradient_.
   at::Tensor OutputGradient(const Norm& norm, const Normed& saved);
-  void Project(size_t layer, int group, const at::Tensor& x, const at::Tensor& y, const at::Tensor& s);
+  void Project(size_t layer, int group, const at::Tensor& x, const at::Tensor& y, const SideAdapter::Kept& kept);
   // dx = gradient of the group's input (left alone when undefined); returns ds for FactorGradients.
   at::Tensor ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx);
   void FactorGradients(size_t layer, int group, const at::Tensor& ds, const at::Tensor& x);

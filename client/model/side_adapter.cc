@@ -18,19 +18,19 @@ uint64_t SegmentKey(uint64_t key, size_t segment) { return key * 0x9E3779B97F4A7
 }  // namespace
 
 SideAdapter::SideAdapter(const LinearGroup& group, at::ScalarType dtype)
-    : modules_(group.modules), in_(group.in), dtype_(dtype), device_(group.weight.device()) {}
+    : modules_(group.modules), weight_(group.weight), in_(group.in), dtype_(dtype) {}
 
-void SideAdapter::AddTrained(int module, SideFactors factors) { Add(module, std::move(factors), true); }
+void SideAdapter::AddTrained(int module, SideFactors factors) { AddSegment(module, std::move(factors), true); }
 
-void SideAdapter::AddFrozen(int module, SideFactors factors) { Add(module, std::move(factors), false); }
-
-void SideAdapter::Add(int module, SideFactors factors, bool trained) {
+void SideAdapter::AddFrozen(int module, const SideFactors& factors) {
   if (factors.a.size(0) == 0) return;
   const LinearModule& m = modules_[static_cast<size_t>(module)];
-  if (!trained && FoldsFactors(dtype_, device_)) {
-    Fold(m, factors);
-    return;
-  }
+  frozen_.emplace_back(module, AdditionOf(WeightOf(m.first_row, m.rows), factors));
+}
+
+void SideAdapter::AddSegment(int module, SideFactors factors, bool trained) {
+  if (factors.a.size(0) == 0) return;
+  const LinearModule& m = modules_[static_cast<size_t>(module)];
   Segment segment;
   segment.first_row = m.first_row;
   segment.rows = m.rows;
@@ -40,25 +40,59 @@ void SideAdapter::Add(int module, SideFactors factors, bool trained) {
   segments_.push_back(std::move(segment));
 }
 
-void SideAdapter::Fold(const LinearModule& module, const SideFactors& factors) {
-  folded_factors_.push_back(factors.a);
-  folded_factors_.push_back(factors.b * factors.scaling);
-  folded_.push_back({.a = RowsOf(factors.a), .b = RowsOf(folded_factors_.back()), .first_row = module.first_row});
+// A gain scales the weight's products alone, so that nothing can be folded into the weight beneath it.
+void SideAdapter::PlaceFrozen() {
+  for (const auto& [module, addition] : frozen_) {
+    if (!addition.change.defined()) continue;
+    const LinearModule& m = modules_[static_cast<size_t>(module)];
+    if (!frozen_gain_.defined()) frozen_gain_ = at::ones({weight_.size(0)}, weight_.options().dtype(at::kFloat));
+    frozen_gain_.narrow(0, m.first_row, m.rows).add_(addition.change);
+  }
+  const bool folds = FoldsFactors(dtype_, weight_.device()) && !frozen_gain_.defined();
+  for (const auto& [module, addition] : frozen_) {
+    if (folds) {
+      const int64_t first_row = modules_[static_cast<size_t>(module)].first_row;
+      folded_.push_back({.a = RowsOf(addition.a), .b = RowsOf(addition.b), .first_row = first_row});
+    } else {
+      SideFactors factors;
+      factors.a = addition.a;
+      factors.b = addition.b;
+      AddSegment(module, std::move(factors), false);
+    }
+  }
 }
 
 void SideAdapter::Finish() {
+  PlaceFrozen();
   std::stable_partition(segments_.begin(), segments_.end(), [](const Segment& s) { return s.trained; });
-  rank_ = trained_rank_ = 0;
+  rank_ = trained_rank_ = z_width_ = 0;
   for (Segment& s : segments_) {
     s.first_col = rank_;
     rank_ += s.rank;
     if (s.trained) trained_rank_ = rank_;
   }
   if (rank_ == 0) return;
-  a_ = at::empty({rank_, in_}, at::TensorOptions().dtype(dtype_).device(device_));
+  a_ = at::empty({rank_, in_}, weight_.options().dtype(dtype_));
   for (Segment& s : segments_) {
     s.b = at::empty({s.rows, s.rank}, a_.options());
     Cast(s);
+  }
+  PlaceMagnitudes();
+}
+
+void SideAdapter::PlaceMagnitudes() {
+  for (Segment& s : segments_) {
+    if (!s.trained || !s.factors.magnitude.defined()) continue;
+    s.first_z = z_width_;
+    z_width_ += s.rows;
+    if (!gain_.defined()) gain_ = at::ones({weight_.size(0)}, a_.options().dtype(at::kFloat));
+    std::vector<Addition> beneath;
+    for (const auto& [module, addition] : frozen_) {
+      if (modules_[static_cast<size_t>(module)].first_row == s.first_row) beneath.push_back(addition);
+    }
+    s.magnitude =
+        Magnitude(s.factors, RowNorms(WeightOf(s.first_row, s.rows), beneath), gain_.narrow(0, s.first_row, s.rows));
+    RefreshMagnitude(s);
   }
 }
 
@@ -71,41 +105,129 @@ void SideAdapter::Cast(Segment& segment) {
   }
 }
 
+void SideAdapter::RefreshMagnitude(Segment& segment) {
+  const at::Tensor products = at::empty({segment.rank, segment.rows}, a_.options());
+  ModuleForward(segment, AOf(segment), products);
+  segment.magnitude.Refresh(products);
+}
+
 void SideAdapter::Refresh() {
   for (Segment& s : segments_) {
-    if (s.trained) Cast(s);
+    if (!s.trained) continue;
+    Cast(s);
+    if (s.magnitude) RefreshMagnitude(s);
   }
 }
 
-void SideAdapter::Forward(const at::Tensor& x, const at::Tensor& y, const at::Tensor& s, Arena& arena,
+void SideAdapter::ResetMagnitudes() {
+  for (Segment& s : segments_) {
+    if (s.magnitude) s.magnitude.Reset();
+  }
+}
+
+// Counted from the module's own first row.
+std::vector<kernels::LowRank> SideAdapter::FoldedInto(const Segment& segment) const {
+  std::vector<kernels::LowRank> own;
+  for (kernels::LowRank folded : folded_) {
+    if (folded.first_row != segment.first_row) continue;
+    folded.first_row = 0;
+    own.push_back(folded);
+  }
+  return own;
+}
+
+void SideAdapter::ModuleForward(const Segment& segment, const at::Tensor& x, const at::Tensor& y) const {
+  MatMulNT(y, x, {WeightOf(segment.first_row, segment.rows), FoldedInto(segment)}, false);
+  if (frozen_gain_.defined()) y.mul_(frozen_gain_.narrow(0, segment.first_row, segment.rows));
+  for (const Segment& frozen : segments_) {
+    if (frozen.trained || frozen.first_row != segment.first_row) continue;
+    const at::Tensor s = at::empty({x.size(0), frozen.rank}, a_.options());
+    MatMulNT(s, x, AOf(frozen), false);
+    MatMulNT(y, s, frozen.b, true);
+  }
+}
+
+void SideAdapter::ModuleBackward(const Segment& segment, const at::Tensor& dy, const at::Tensor& dx) const {
+  const at::Tensor scaled =
+      frozen_gain_.defined() ? (dy * frozen_gain_.narrow(0, segment.first_row, segment.rows)).to(dtype_) : dy;
+  MatMulNN(dx, scaled, {WeightOf(segment.first_row, segment.rows), FoldedInto(segment)}, true);
+  for (const Segment& frozen : segments_) {
+    if (frozen.trained || frozen.first_row != segment.first_row) continue;
+    const at::Tensor ds = at::empty({dy.size(0), frozen.rank}, a_.options());
+    MatMulNN(ds, dy, frozen.b, false);
+    MatMulNN(dx, ds, AOf(frozen), true);
+  }
+}
+
+SideAdapter::Kept SideAdapter::TakeKept(int64_t tokens, Arena& arena) const {
+  Kept kept{.s = arena.Take({tokens, rank_}, dtype_), .z = {}};
+  if (z_width_ > 0) kept.z = arena.Take({tokens, z_width_}, dtype_);
+  return kept;
+}
+
+void SideAdapter::Forward(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                           const DropoutKey& dropout) const {
+  if (frozen_gain_.defined()) y.mul_(frozen_gain_);
   const int64_t dropped_rank = dropout.probability > 0 ? trained_rank_ : 0;
   if (dropped_rank < rank_) {
-    MatMulNT(s.narrow(1, dropped_rank, rank_ - dropped_rank), x, a_.narrow(0, dropped_rank, rank_ - dropped_rank),
+    MatMulNT(kept.s.narrow(1, dropped_rank, rank_ - dropped_rank), x, a_.narrow(0, dropped_rank, rank_ - dropped_rank),
              false);
   }
-  if (dropped_rank > 0) {
-    ArenaScope scope(arena);
-    const at::Tensor dropped = arena.Take(x.sizes(), dtype_);
-    for (size_t i = 0; i < segments_.size() && segments_[i].trained; ++i) {
-      const Segment& seg = segments_[i];
-      ApplyDropout(x, dropped, SegmentKey(dropout.key, i), dropout.probability);
-      MatMulNT(s.narrow(1, seg.first_col, seg.rank), dropped, a_.narrow(0, seg.first_col, seg.rank), false);
-    }
+  for (const Segment& seg : segments_) {
+    if (seg.first_col >= dropped_rank) MatMulNT(seg.RowsOf(y), seg.ColumnsOf(kept.s), seg.b, true);
   }
-  for (const Segment& seg : segments_)
-    MatMulNT(y.narrow(1, seg.first_row, seg.rows), s.narrow(1, seg.first_col, seg.rank), seg.b, true);
+  if (dropped_rank > 0) return ForwardDropped(x, y, kept, arena, dropout);
+  for (const Segment& seg : segments_) {
+    if (!seg.magnitude) continue;
+    seg.ZOf(kept.z).copy_(seg.RowsOf(y));
+    seg.RowsOf(y).mul_(seg.magnitude.gain());
+  }
+}
+
+// Dropout comes before the magnitude too: with d the dropped x, y = w x - w d + gain (w d + s).
+void SideAdapter::ForwardDropped(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
+                                 const DropoutKey& dropout) const {
+  ArenaScope scope(arena);
+  const at::Tensor dropped = arena.Take(x.sizes(), dtype_);
+  for (size_t i = 0; i < segments_.size() && segments_[i].trained; ++i) {
+    const Segment& seg = segments_[i];
+    ApplyDropout(x, dropped, SegmentKey(dropout.key, i), dropout.probability);
+    MatMulNT(seg.ColumnsOf(kept.s), dropped, AOf(seg), false);
+    if (!seg.magnitude) {
+      MatMulNT(seg.RowsOf(y), seg.ColumnsOf(kept.s), seg.b, true);
+      continue;
+    }
+    const at::Tensor z = seg.ZOf(kept.z);
+    ModuleForward(seg, dropped, z);
+    seg.RowsOf(y).sub_(z);
+    MatMulNT(z, seg.ColumnsOf(kept.s), seg.b, true);
+    seg.RowsOf(y).add_(z * seg.magnitude.gain());
+  }
+}
+
+at::Tensor SideAdapter::BackwardMagnitudes(const at::Tensor& dy, const Kept& kept, Arena& arena,
+                                           const DropoutKey& dropout) const {
+  if (z_width_ == 0) return dy;
+  for (const Segment& seg : segments_) {
+    if (seg.magnitude) seg.magnitude.Backward(seg.RowsOf(dy), seg.ZOf(kept.z), arena);
+  }
+  if (dropout.probability > 0) return dy;
+  at::Tensor dz = arena.Take(dy.sizes(), dtype_);
+  at::mul_out(dz, dy, gain_);
+  return dz;
 }
 
 void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const at::Tensor& ds, const at::Tensor& dx,
                                 Arena& arena, const DropoutKey& dropout) const {
+  const int64_t dropped_rank = dropout.probability > 0 ? trained_rank_ : 0;
   for (const Segment& seg : segments_) {
-    const at::Tensor rows = dy.narrow(1, seg.first_row, seg.rows);
-    MatMulNN(ds.narrow(1, seg.first_col, seg.rank), rows, seg.b, false);
-    if (seg.trained) AccumulateTN(seg.factors.grad_b, rows, s.narrow(1, seg.first_col, seg.rank), seg.factors.scaling);
+    at::Tensor rows = seg.RowsOf(dy);
+    if (seg.magnitude && dropped_rank > 0) rows = (rows * seg.magnitude.gain()).to(dtype_);
+    MatMulNN(seg.ColumnsOf(ds), rows, seg.b, false);
+    if (seg.trained) AccumulateTN(seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling);
   }
   if (!dx.defined()) return;
-  const int64_t dropped_rank = dropout.probability > 0 ? trained_rank_ : 0;
+  if (frozen_gain_.defined()) MatMulNN(dx, (dy * (frozen_gain_ - 1)).to(dtype_), weight_, true);
   if (dropped_rank < rank_) {
     MatMulNN(dx, ds.narrow(1, dropped_rank, rank_ - dropped_rank), a_.narrow(0, dropped_rank, rank_ - dropped_rank),
              true);
@@ -115,7 +237,8 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
   const at::Tensor share = arena.Take(dx.sizes(), dtype_);
   for (size_t i = 0; i < segments_.size() && segments_[i].trained; ++i) {
     const Segment& seg = segments_[i];
-    MatMulNN(share, ds.narrow(1, seg.first_col, seg.rank), a_.narrow(0, seg.first_col, seg.rank), false);
+    MatMulNN(share, seg.ColumnsOf(ds), AOf(seg), false);
+    if (seg.magnitude) ModuleBackward(seg, (seg.RowsOf(dy) * (seg.magnitude.gain() - 1)).to(dtype_), share);
     ApplyDropout(share, share, SegmentKey(dropout.key, i), dropout.probability);
     model::Add(dx, share);
   }
@@ -129,7 +252,7 @@ void SideAdapter::BackwardFactors(const at::Tensor& ds, const at::Tensor& x, Are
   for (size_t i = 0; i < segments_.size() && segments_[i].trained; ++i) {
     const Segment& seg = segments_[i];
     if (drop) ApplyDropout(x, dropped, SegmentKey(dropout.key, i), dropout.probability);
-    AccumulateTN(seg.factors.grad_a, ds.narrow(1, seg.first_col, seg.rank), dropped, 1);
+    AccumulateTN(seg.factors.grad_a, seg.ColumnsOf(ds), dropped, 1);
   }
 }
 

@@ -1,6 +1,6 @@
 // Low-rank factors beside a group of linear modules: trained ones and frozen ones (C_t), without touching the base
 // weight. Trained ones are columns, added as x A^T (scaling B)^T; frozen ones too, unless the product can fold them
-// into the weight as it reads it (gemm.h).
+// into the weight as it reads it (gemm.h). Magnitudes (dora.h) scale the outputs on top.
 #ifndef STRATA_CLIENT_MODEL_SIDE_ADAPTER_H_
 #define STRATA_CLIENT_MODEL_SIDE_ADAPTER_H_
 
@@ -8,20 +8,16 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "client/model/arena.h"
+#include "client/model/dora.h"
+#include "client/model/side_factors.h"
 #include "client/model/weights.h"
 #include "kernels/ops.h"
 
 namespace strata::model {
-
-// Factors of one module, kept by their owner. Frozen: the gradients are undefined.
-struct SideFactors {
-  at::Tensor a, b;            // fp32 [rank, in], [rows, rank]
-  at::Tensor grad_a, grad_b;  // fp32, same shapes; added to by Backward
-  double scaling = 1;
-};
 
 // LoRA dropout of one module and step: masks are drawn element by element from a Philox key, so that the backward pass
 // draws them again.
@@ -33,14 +29,17 @@ struct DropoutKey {
 class SideAdapter {
  public:
   SideAdapter() = default;
-  // Columns of `group`; the factors' tensors are borrowed views. Trained factors come first.
+  // Columns of `group`; the factors' tensors are borrowed views. Trained factors come first. A module's frozen ones add
+  // up; a magnitude among them counts for the pristine weight with its own factors.
   explicit SideAdapter(const LinearGroup& group, at::ScalarType dtype);
   void AddTrained(int module, SideFactors factors);
-  void AddFrozen(int module, SideFactors factors);
-  // Lays out the columns; call once after the last Add.
+  void AddFrozen(int module, const SideFactors& factors);
+  // Lays out the columns; call once after the last Add. REQUIRES: all trained factors have magnitudes, or none.
   void Finish();
-  // Casts the trained factors anew after they changed.
+  // Takes the trained factors anew after they changed.
   void Refresh();
+  // Trained magnitudes become the norms, so that the factors count as without them.
+  void ResetMagnitudes();
 
   // What the group's products add to its weight.
   std::span<const kernels::LowRank> folded() const { return folded_; }
@@ -49,10 +48,20 @@ class SideAdapter {
   bool trained() const { return trained_rank_ > 0; }
   int64_t rank() const { return rank_; }
 
-  // s = x A^T [rows, rank], which the caller keeps for the backward pass; y += s (scaling B)^T.
-  void Forward(const at::Tensor& x, const at::Tensor& y, const at::Tensor& s, Arena& arena,
+  // What the forward pass leaves for the backward pass.
+  struct Kept {
+    at::Tensor s;  // x A^T [tokens, rank]
+    at::Tensor z;  // outputs of the modules with trained magnitudes before these scale them; undefined without
+  };
+  Kept TakeKept(int64_t tokens, Arena& arena) const;
+  // y holds the products of x with the weight and what is folded into it; the rest is added, `kept` filled.
+  void Forward(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                const DropoutKey& dropout) const;
-  // Adds to the B gradients of the trained factors; ds = dy (scaling B) [rows, rank]; dx += ds A when dx is defined.
+  // The gradient of what Forward found in y, from that of what it left there: `dy` itself, or from the arena. Adds to
+  // the gradients of the trained magnitudes.
+  at::Tensor BackwardMagnitudes(const at::Tensor& dy, const Kept& kept, Arena& arena, const DropoutKey& dropout) const;
+  // `dy` as BackwardMagnitudes returned it. Adds to the B gradients of the trained factors; ds = dy (scaling B)
+  // [tokens, rank]; when dx is defined it holds the products of dy with the weight, and the rest is added.
   void BackwardInput(const at::Tensor& dy, const at::Tensor& s, const at::Tensor& ds, const at::Tensor& dx,
                      Arena& arena, const DropoutKey& dropout) const;
   // Adds to the A gradients of the trained factors. `x` as in Forward, `ds` as BackwardInput left it.
@@ -64,20 +73,39 @@ class SideAdapter {
     SideFactors factors;
     at::Tensor b;  // [rows, rank], scaled, compute dtype
     bool trained = false;
+    Magnitude magnitude;
+    int64_t first_z = 0;
+    at::Tensor RowsOf(const at::Tensor& y) const { return y.narrow(1, first_row, rows); }
+    at::Tensor ColumnsOf(const at::Tensor& s) const { return s.narrow(1, first_col, rank); }
+    at::Tensor ZOf(const at::Tensor& z) const { return z.narrow(1, first_z, rows); }
   };
-  void Add(int module, SideFactors factors, bool trained);
-  void Fold(const LinearModule& module, const SideFactors& factors);
+  void AddSegment(int module, SideFactors factors, bool trained);
+  void PlaceFrozen();
+  void PlaceMagnitudes();
   void Cast(Segment& segment);
+  void RefreshMagnitude(Segment& segment);
+  // y = x w^T with w the segment's module without its trained factors; dx += dy w.
+  void ModuleForward(const Segment& segment, const at::Tensor& x, const at::Tensor& y) const;
+  void ModuleBackward(const Segment& segment, const at::Tensor& dy, const at::Tensor& dx) const;
+  std::vector<kernels::LowRank> FoldedInto(const Segment& segment) const;
+  void ForwardDropped(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
+                      const DropoutKey& dropout) const;
+
+  at::Tensor AOf(const Segment& s) const { return a_.narrow(0, s.first_col, s.rank); }
+  at::Tensor WeightOf(int64_t first_row, int64_t rows) const { return weight_.narrow(0, first_row, rows); }
 
   std::vector<LinearModule> modules_;
+  at::Tensor weight_;
   int64_t in_ = 0;
   at::ScalarType dtype_ = at::kFloat;
-  at::Device device_ = at::kCPU;
-  std::vector<Segment> segments_;  // trained, then frozen
-  int64_t rank_ = 0, trained_rank_ = 0;
+  std::vector<std::pair<int, Addition>> frozen_;  // with the index of the module
+  std::vector<Segment> segments_;                 // trained, then frozen
+  int64_t rank_ = 0, trained_rank_ = 0, z_width_ = 0;
   at::Tensor a_;  // [rank, in], compute dtype
   std::vector<kernels::LowRank> folded_;
-  std::vector<at::Tensor> folded_factors_;  // the memory of folded_
+  // fp32, of all rows: what frozen magnitudes make of the weight's products, 1 + changes (undefined: there are none),
+  // and the trained ones' gains.
+  at::Tensor frozen_gain_, gain_;
 };
 
 }  // namespace strata::model

@@ -73,6 +73,10 @@ absl::StatusOr<Weights::Place> Transformer::Locate(const NamedFactors& named) co
                                                    "] and B [", rows, ", r], found A ", Shape(f.a), " and B ",
                                                    Shape(f.b)));
   }
+  if (f.magnitude.defined() && f.magnitude.size(0) != rows) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter of ", named.module, ": expected a magnitude of ", rows,
+                                                   " rows, found ", f.magnitude.size(0)));
+  }
   return place;
 }
 
@@ -107,12 +111,12 @@ absl::Status Transformer::Merge(const std::vector<NamedFactors>& base) {
     LinearGroup& group = weights_.layers[static_cast<size_t>(place.layer)].groups[static_cast<size_t>(place.group)];
     const LinearModule& module = group.modules[static_cast<size_t>(place.module)];
     STRATA_RETURN_IF_ERROR(ReloadModule(*files_, module, group));
-    at::Tensor rows = group.weight.narrow(0, module.first_row, module.rows);
+    const at::Tensor rows = group.weight.narrow(0, module.first_row, module.rows);
+    std::vector<Addition> added;
     for (const NamedFactors& named : base) {
-      if (named.module == name && named.factors.a.size(0) > 0) {
-        rows.add_(at::mm(named.factors.b, named.factors.a), named.factors.scaling);
-      }
+      if (named.module == name && named.factors.a.size(0) > 0) added.push_back(AdditionOf(rows, named.factors));
     }
+    AddInPlace(rows, added);
   }
   merged_.clear();
   for (const NamedFactors& named : base) merged_.push_back(named.module);
@@ -144,6 +148,16 @@ void Transformer::RefreshTrained() {
   for (auto& layer : sides_) {
     for (SideAdapter& side : layer) side.Refresh();
   }
+}
+
+absl::Status Transformer::ResetMagnitudes() {
+  return TorchGuard("setting up the magnitudes", [&] {
+    c10::InferenceMode inference;
+    for (auto& layer : sides_) {
+      for (SideAdapter& side : layer) side.ResetMagnitudes();
+    }
+    return absl::OkStatus();
+  });
 }
 
 absl::Status Transformer::Check(const data::PackedBatch& batch) const {

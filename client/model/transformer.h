@@ -70,6 +70,9 @@ class Transformer {
   absl::Status SetTrained(const std::vector<NamedFactors>& trained);
   // The trained factors' values changed.
   void RefreshTrained();
+  // Sets the trained magnitudes to the norms of their rows as they are now, so that the factors count as without them:
+  // DoRA's start.
+  absl::Status ResetMagnitudes();
 
   // Forward and backward of one micro-batch: adds scale * d(sum of nll) to the trained factors' gradients and returns
   // the sum of nll. `recompute`: layers keep only their input and are computed again in the backward pass; the same

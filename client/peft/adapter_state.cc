@@ -21,8 +21,8 @@ at::Tensor Zeros(int64_t count, at::Device device) {
   return out;
 }
 
-absl::StatusOr<at::Tensor> Widened(const format::TensorView& view, int64_t rows, int64_t cols) {
-  at::Tensor out = at::empty({rows, cols}, at::kFloat);
+absl::StatusOr<at::Tensor> Widened(const format::TensorView& view) {
+  at::Tensor out = at::empty(view.shape, at::kFloat);
   STRATA_RETURN_IF_ERROR(format::ToFloat(view, {out.data_ptr<float>(), static_cast<size_t>(out.numel())}));
   return out;
 }
@@ -40,6 +40,7 @@ AdapterState::AdapterState(std::vector<train::Target> targets, at::Device device
     StateEntry entry;
     entry.offset_a = take(t.rank * t.in);
     entry.offset_b = take(t.rank * t.out);
+    if (t.use_dora) entry.offset_magnitude = take(t.out);
     entry.target = std::move(t);
     entries_.push_back(std::move(entry));
   }
@@ -47,6 +48,19 @@ AdapterState::AdapterState(std::vector<train::Target> targets, at::Device device
   gradients_ = Zeros(used, device);
   first_ = Zeros(used, device);
   second_ = Zeros(used, device);
+}
+
+at::Tensor AdapterState::View(const at::Tensor& flat, const StateEntry& entry, Part part) {
+  const train::Target& t = entry.target;
+  switch (part) {
+    case Part::kA:
+      return flat.narrow(0, entry.offset_a, t.rank * t.in).view({t.rank, t.in});
+    case Part::kB:
+      return flat.narrow(0, entry.offset_b, t.out * t.rank).view({t.out, t.rank});
+    case Part::kMagnitude:
+      return t.use_dora ? flat.narrow(0, entry.offset_magnitude, t.out) : at::Tensor();
+  }
+  return {};
 }
 
 void AdapterState::InitFresh(uint64_t seed, uint64_t round, const std::string& site) {
@@ -75,10 +89,16 @@ absl::Status AdapterState::Assign(const adapter::Adapter& adapter) {
       return absl::InvalidArgumentError(
           Cat("the initial adapter has no factors of rank ", t.rank, " for ", t.module, " [", t.out, ", ", t.in, "]"));
     }
-    STRATA_ASSIGN_OR_RETURN(const at::Tensor a, Widened(f->a, t.rank, t.in));
-    STRATA_ASSIGN_OR_RETURN(const at::Tensor b, Widened(f->b, t.out, t.rank));
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor a, Widened(f->a));
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor b, Widened(f->b));
     A(entry).copy_(a);
     B(entry).copy_(b);
+    if (!t.use_dora) continue;
+    if (!f->has_magnitude()) {
+      return absl::InvalidArgumentError(Cat("the initial adapter has no magnitude for ", t.module));
+    }
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor magnitude, Widened(f->magnitude));
+    Value(entry, Part::kMagnitude).copy_(magnitude);
   }
   return absl::OkStatus();
 }
@@ -86,9 +106,14 @@ absl::Status AdapterState::Assign(const adapter::Adapter& adapter) {
 std::vector<model::NamedFactors> AdapterState::Factors() const {
   std::vector<model::NamedFactors> out;
   for (const StateEntry& e : entries_) {
-    out.push_back(
-        {.module = e.target.module,
-         .factors = {.a = A(e), .b = B(e), .grad_a = GradA(e), .grad_b = GradB(e), .scaling = e.target.scaling}});
+    out.push_back({.module = e.target.module,
+                   .factors = {.a = A(e),
+                               .b = B(e),
+                               .grad_a = Gradient(e, Part::kA),
+                               .grad_b = Gradient(e, Part::kB),
+                               .scaling = e.target.scaling,
+                               .magnitude = Value(e, Part::kMagnitude),
+                               .grad_magnitude = Gradient(e, Part::kMagnitude)}});
   }
   return out;
 }
@@ -98,6 +123,7 @@ adapter::Adapter AdapterState::ToAdapter() const {
   for (const StateEntry& e : entries_) {
     const train::Target& t = e.target;
     builder.Add(t.module, t.rank, t.out, t.in, t.alpha, t.scaling, ToVector(A(e)), ToVector(B(e)));
+    if (t.use_dora) builder.AddMagnitude(ToVector(Value(e, Part::kMagnitude)));
   }
   return std::move(builder).Build();
 }
@@ -106,20 +132,24 @@ absl::StatusOr<std::vector<model::NamedFactors>> FrozenFactors(const adapter::Ad
   std::vector<model::NamedFactors> out;
   for (const adapter::Factors& f : adapter.modules()) {
     if (f.rank == 0) continue;
-    STRATA_ASSIGN_OR_RETURN(const at::Tensor a, Widened(f.a, f.rank, f.in));
-    STRATA_ASSIGN_OR_RETURN(const at::Tensor b, Widened(f.b, f.out, f.rank));
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor a, Widened(f.a));
+    STRATA_ASSIGN_OR_RETURN(const at::Tensor b, Widened(f.b));
     model::NamedFactors named;
     named.module = f.module;
     named.factors.a = a.to(device);
     named.factors.b = b.to(device);
     named.factors.scaling = f.scaling;
+    if (f.has_magnitude()) {
+      STRATA_ASSIGN_OR_RETURN(const at::Tensor magnitude, Widened(f.magnitude));
+      named.factors.magnitude = magnitude.to(device);
+    }
     out.push_back(std::move(named));
   }
   return out;
 }
 
-std::vector<float> ToVector(const at::Tensor& matrix) {
-  const at::Tensor host = matrix.to(at::kFloat).cpu().contiguous();
+std::vector<float> ToVector(const at::Tensor& tensor) {
+  const at::Tensor host = tensor.to(at::kFloat).cpu().contiguous();
   const auto* data = host.const_data_ptr<float>();
   return {data, data + host.numel()};
 }

@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -17,11 +18,14 @@
 
 namespace strata::peft {
 
-// Where a module's factors lie in the flat buffers: A [rank, in], then B [out, rank].
+// Where a module's factors lie in the flat buffers: A [rank, in], then B [out, rank], with DoRA the magnitude [out].
 struct StateEntry {
   train::Target target;
-  int64_t offset_a = 0, offset_b = 0;
+  int64_t offset_a = 0, offset_b = 0, offset_magnitude = 0;
 };
+// One of them.
+enum class Part { kA, kB, kMagnitude };
+inline constexpr std::array<Part, 3> kParts = {Part::kA, Part::kB, Part::kMagnitude};
 
 class AdapterState {
  public:
@@ -29,6 +33,7 @@ class AdapterState {
   AdapterState(std::vector<train::Target> targets, at::Device device);
 
   // PEFT's default: A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt 5), drawn per module from Philox; B zero.
+  // Magnitudes are left alone: they start as norms that the model knows (Transformer::ResetMagnitudes).
   void InitFresh(uint64_t seed, uint64_t round, const std::string& site);
   // Rows `first_rank..` of one module's A drawn anew, the same columns of its B set to zero.
   void InitFreshRows(const StateEntry& entry, int64_t first_rank, uint64_t seed, uint64_t round,
@@ -37,18 +42,11 @@ class AdapterState {
   absl::Status Assign(const adapter::Adapter& adapter);
 
   const std::vector<StateEntry>& entries() const { return entries_; }
-  at::Tensor A(const StateEntry& entry) const {
-    return View(values_, entry.offset_a, entry.target.rank, entry.target.in);
-  }
-  at::Tensor B(const StateEntry& entry) const {
-    return View(values_, entry.offset_b, entry.target.out, entry.target.rank);
-  }
-  at::Tensor GradA(const StateEntry& entry) const {
-    return View(gradients_, entry.offset_a, entry.target.rank, entry.target.in);
-  }
-  at::Tensor GradB(const StateEntry& entry) const {
-    return View(gradients_, entry.offset_b, entry.target.out, entry.target.rank);
-  }
+  at::Tensor A(const StateEntry& entry) const { return View(values_, entry, Part::kA); }
+  at::Tensor B(const StateEntry& entry) const { return View(values_, entry, Part::kB); }
+  // Undefined where the module has no such part.
+  at::Tensor Value(const StateEntry& entry, Part part) const { return View(values_, entry, part); }
+  at::Tensor Gradient(const StateEntry& entry, Part part) const { return View(gradients_, entry, part); }
 
   const at::Tensor& values() const { return values_; }
   const at::Tensor& gradients() const { return gradients_; }
@@ -61,17 +59,15 @@ class AdapterState {
   adapter::Adapter ToAdapter() const;
 
  private:
-  static at::Tensor View(const at::Tensor& flat, int64_t offset, int64_t rows, int64_t cols) {
-    return flat.narrow(0, offset, rows * cols).view({rows, cols});
-  }
+  static at::Tensor View(const at::Tensor& flat, const StateEntry& entry, Part part);
   std::vector<StateEntry> entries_;
   at::Tensor values_, gradients_, first_, second_;
 };
 
 // fp32 tensors of an adapter's factors on `device`, for Transformer::SetBase.
 absl::StatusOr<std::vector<model::NamedFactors>> FrozenFactors(const adapter::Adapter& adapter, at::Device device);
-// A copy of a matrix as a plain vector, row-major.
-std::vector<float> ToVector(const at::Tensor& matrix);
+// A copy of a tensor as a plain vector, row-major.
+std::vector<float> ToVector(const at::Tensor& tensor);
 
 }  // namespace strata::peft
 

@@ -39,7 +39,8 @@ absl::StatusOr<std::vector<train::Target>> PlanLora(const config::AdapterOptions
                        .in = m.in,
                        .rank = rank,
                        .alpha = alpha,
-                       .scaling = adapter::ScalingOf(alpha, rank, options.use_rslora)});
+                       .scaling = adapter::ScalingOf(alpha, rank, options.use_rslora),
+                       .use_dora = options.use_dora});
   }
   if (targets.empty()) {
     return absl::InvalidArgumentError(
@@ -61,8 +62,13 @@ absl::StatusOr<std::vector<train::Target>> PlanFromAdapter(const adapter::Adapte
     }
     ++found;
     if (f->rank > 0)
-      targets.push_back(
-          {.module = m.name, .out = m.out, .in = m.in, .rank = f->rank, .alpha = f->alpha, .scaling = f->scaling});
+      targets.push_back({.module = m.name,
+                         .out = m.out,
+                         .in = m.in,
+                         .rank = f->rank,
+                         .alpha = f->alpha,
+                         .scaling = f->scaling,
+                         .use_dora = f->has_magnitude()});
   }
   if (found == adapter.modules().size()) return targets;
   for (const adapter::Factors& f : adapter.modules()) {
@@ -89,6 +95,11 @@ absl::Status CheckSamePlan(const std::vector<train::Target>& configured, const s
       return absl::InvalidArgumentError(
           Cat("adapter: contradicts --init-adapter at ", t.module, ": `adapter:` says rank ", t.rank, " and scaling ",
               t.scaling, ", the initial adapter has ", other.rank, " and ", other.scaling, "; leave `adapter:` out"));
+    }
+    if (other.use_dora != t.use_dora) {
+      return absl::InvalidArgumentError(Cat("adapter: contradicts --init-adapter: use_dora is ",
+                                            t.use_dora ? "on" : "off", ", the initial adapter has ",
+                                            other.use_dora ? "" : "no ", "magnitudes; leave `adapter:` out"));
     }
     by_name.erase(it);
   }

@@ -19,7 +19,8 @@ absl::StatusOr<std::vector<train::Target>> PlanLora(const config::AdapterOptions
 // lacks or whose shape differs.
 absl::StatusOr<std::vector<train::Target>> PlanFromAdapter(const adapter::Adapter& adapter,
                                                            const std::vector<config::ModuleShape>& modules);
-// INVALID_ARGUMENT unless both name the same modules with the same ranks and scalings; names the first difference.
+// INVALID_ARGUMENT unless both name the same modules with the same ranks, scalings and use_dora; names the first
+// difference.
 absl::Status CheckSamePlan(const std::vector<train::Target>& configured, const std::vector<train::Target>& initial);
 
 }  // namespace strata::peft

@@ -5,8 +5,8 @@
 //   DIRECTORY/writing                                                               one that is being written
 //
 // A file is a safetensors file; one whose bytes do not have the digest in its name (torn, damaged) does not count.
-// Tensors, fp32, flat, in the layout of peft::AdapterState (A, then B, module after module, each padded to 16
-// elements):
+// Tensors, fp32, flat, in the layout of peft::AdapterState (A, then B, with DoRA then the magnitude, module after
+// module, each padded to 16 elements):
 //   values, first_moments, second_moments       the factors and Adam's moments; none in a finished one
 //   undo_values, undo_first_moments, undo_second_moments       the same before the last update (on_non_finite:
 //   halve_scale)

@@ -276,6 +276,8 @@ absl::StatusOr<std::unique_ptr<adapter::Adapter>> CommandTrainer::ReadUpdate(con
                                                                              const Files& files) {
   auto read = adapter::ReadPeft(files_, files.out);
   if (!read.ok()) return Annotate(read.status(), "what trainer.command wrote");
+  STRATA_RETURN_IF_ERROR(
+      adapter::RequireNoMagnitudes(read->first, "what trainer.command writes must be low-rank products alone"));
   for (const adapter::Factors& factors : read->first.modules()) {
     const auto target = std::find_if(request.targets.begin(), request.targets.end(),
                                      [&](const Target& t) { return t.module == factors.module; });

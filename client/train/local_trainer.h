@@ -21,6 +21,7 @@ struct Target {
   std::string module;
   int64_t out = 0, in = 0, rank = 0;
   double alpha = 0, scaling = 1;
+  bool use_dora = false;  // with a trained magnitude
 };
 
 struct TrainRequest {

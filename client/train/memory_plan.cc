@@ -23,6 +23,7 @@ struct Widths {
   uint64_t hidden = 0, intermediate = 0, gate_up = 0, qkv = 0, output = 0, heads = 0;
   uint64_t normed = 0;  // what norms of heads and of a block's output keep
   uint64_t ranks = 0;   // of one layer's adapter columns, on average
+  uint64_t scaled = 0;  // outputs kept for the magnitudes of one layer, on average
 };
 
 Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& targets) {
@@ -38,8 +39,12 @@ Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& tar
     if (norm.place == model::kKeyNorm) w.normed += wide(config.num_kv_heads * config.head_dim);
     if (norm.place == model::kPostAttentionNorm || norm.place == model::kPostMlpNorm) w.normed += w.hidden;
   }
-  for (const Target& t : targets) w.ranks += wide(t.rank);
+  for (const Target& t : targets) {
+    w.ranks += wide(t.rank);
+    if (t.use_dora) w.scaled += wide(t.out);
+  }
   w.ranks /= std::max<uint64_t>(wide(config.num_layers), 1);
+  w.scaled /= std::max<uint64_t>(wide(config.num_layers), 1);
   return w;
 }
 
@@ -55,13 +60,15 @@ uint64_t Activations(const model::ModelConfig& config, const PlannedRun& run, co
   const uint64_t tokens = std::min<uint64_t>(rows, run.options.batch_size) * run.options.max_length;
   const auto layers = static_cast<uint64_t>(config.num_layers);
   const uint64_t layer =
-      element * (2 * w.hidden + w.qkv + w.output + w.gate_up + w.normed + w.ranks) + 4 * (2 + w.heads);
+      element * (2 * w.hidden + w.qkv + w.output + w.gate_up + w.normed + w.ranks + w.scaled) + 4 * (2 + w.heads);
   const uint64_t kept = shape.recompute ? layers * element * w.hidden + layer : layers * layer;
   const uint64_t stream = element * 4 * w.hidden;  // stream, increment, their sum, the gradient
   const uint64_t loss = element * 3 * w.hidden;
   // The blocks' temporaries lie in the same place.
-  const uint64_t backward = element * (2 * w.hidden + std::max(w.intermediate, w.output + w.qkv) + w.ranks) +
-                            element * kAttentionTemporaries * w.output;
+  uint64_t backward = element * (2 * w.hidden + std::max(w.intermediate, w.output + w.qkv) + w.ranks) +
+                      element * kAttentionTemporaries * w.output;
+  // Magnitudes have both gradients of a block's groups scaled, and multiply a module's with what they scaled.
+  if (w.scaled > 0) backward += element * (w.hidden + std::max(w.gate_up, w.qkv)) + sizeof(float) * w.intermediate;
   const auto vocabulary = static_cast<uint64_t>(config.vocab_size);
   const uint64_t chunk = std::min(std::max<uint64_t>(kLogitElements / vocabulary, 16), tokens);
   return tokens * (kept + stream + loss + backward) + element * chunk * vocabulary;
@@ -71,7 +78,7 @@ uint64_t Activations(const model::ModelConfig& config, const PlannedRun& run, co
 
 uint64_t NumParameters(const std::vector<Target>& targets) {
   int64_t count = 0;
-  for (const Target& t : targets) count += t.rank * (t.in + t.out);
+  for (const Target& t : targets) count += t.rank * (t.in + t.out) + (t.use_dora ? t.out : 0);
   return static_cast<uint64_t>(count);
 }
 

@@ -179,10 +179,12 @@ absl::Status TrainingRun::Update(const Gradient& gradient, double rate) {
 std::string TrainingRun::NonFinitePart(const Gradient& gradient) const {
   if (!std::isfinite(gradient.loss)) return "the loss is";
   for (const peft::StateEntry& entry : context_.state.entries()) {
-    for (const bool a : {true, false}) {
-      const at::Tensor part = a ? context_.state.GradA(entry) : context_.state.GradB(entry);
-      if (!at::isfinite(part).all().item<bool>())
-        return Cat("the gradient of ", entry.target.module, a ? " (A)" : " (B)", " is");
+    for (const peft::Part part : peft::kParts) {
+      const at::Tensor gradient = context_.state.Gradient(entry, part);
+      if (gradient.defined() && !at::isfinite(gradient).all().item<bool>()) {
+        const char* word = part == peft::Part::kA ? "A" : part == peft::Part::kB ? "B" : "magnitude";
+        return Cat("the gradient of ", entry.target.module, " (", word, ") is");
+      }
     }
   }
   return "the norm of the gradients is";

@@ -14,22 +14,36 @@ namespace strata::adapter {
 namespace {
 
 constexpr std::string_view kPrefix = "base_model.model.";
-constexpr std::array<std::string_view, 2> kSuffixesOfA = {".lora_A.weight", ".lora_A.default.weight"};
-constexpr std::array<std::string_view, 2> kSuffixesOfB = {".lora_B.weight", ".lora_B.default.weight"};
 constexpr size_t kMaxFaults = 20;
+
+// A module's tensors as the file has them.
+struct Parts {
+  const format::TensorView* a = nullptr;
+  const format::TensorView* b = nullptr;
+  const format::TensorView* magnitude = nullptr;
+};
+using Slot = const format::TensorView* Parts::*;
+
+constexpr std::array<std::pair<std::string_view, Slot>, 7> kSuffixes = {{
+    {".lora_A.weight", &Parts::a},
+    {".lora_A.default.weight", &Parts::a},
+    {".lora_B.weight", &Parts::b},
+    {".lora_B.default.weight", &Parts::b},
+    {".lora_magnitude_vector", &Parts::magnitude},
+    {".lora_magnitude_vector.weight", &Parts::magnitude},
+    {".lora_magnitude_vector.default.weight", &Parts::magnitude},
+}};
 
 struct FactorName {
   std::string module;
-  bool is_a = false;
+  Slot slot = nullptr;
 };
 
 std::optional<FactorName> ParseFactorName(std::string_view name) {
   if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
-  for (const bool is_a : {true, false}) {
-    for (const std::string_view suffix : is_a ? kSuffixesOfA : kSuffixesOfB) {
-      if (name.size() > suffix.size() && name.ends_with(suffix)) {
-        return FactorName{std::string(name.substr(0, name.size() - suffix.size())), is_a};
-      }
+  for (const auto& [suffix, slot] : kSuffixes) {
+    if (name.size() > suffix.size() && name.ends_with(suffix)) {
+      return FactorName{std::string(name.substr(0, name.size() - suffix.size())), slot};
     }
   }
   return std::nullopt;
@@ -37,8 +51,6 @@ std::optional<FactorName> ParseFactorName(std::string_view name) {
 
 // What a name that is no LoRA factor belongs to, for the error message.
 std::string_view Explain(std::string_view name) {
-  if (name.find("lora_magnitude_vector") != std::string_view::npos)
-    return "a magnitude vector of DoRA, which is not supported";
   if (name.find("lora_embedding_") != std::string_view::npos)
     return "a factor of an adapted embedding, which is not supported";
   if (name.find("modules_to_save") != std::string_view::npos)
@@ -54,32 +66,39 @@ bool IsFloat(format::DType dtype) {
 
 std::string ShapeOf(const format::TensorView& tensor) { return Cat("[", absl::StrJoin(tensor.shape, ", "), "]"); }
 
-struct Pair {
-  const format::TensorView* a = nullptr;
-  const format::TensorView* b = nullptr;
-};
-
-absl::Status CheckPair(const std::string& module, const Pair& pair) {
-  const auto fault = [&module](auto&&... parts) {
-    return absl::InvalidArgumentError(Cat("module '", module, "': ", parts...));
-  };
-  if (pair.a == nullptr) return fault("lora_B is there, lora_A is missing");
-  if (pair.b == nullptr) return fault("lora_A is there, lora_B is missing");
-  for (const format::TensorView* tensor : {pair.a, pair.b}) {
+absl::Status CheckFactors(const Parts& parts) {
+  const auto fault = [](auto&&... text) { return absl::InvalidArgumentError(Cat(text...)); };
+  const bool any = parts.a != nullptr || parts.b != nullptr;
+  if (parts.a == nullptr) return fault(any ? "lora_B" : "a magnitude vector", " is there, lora_A is missing");
+  if (parts.b == nullptr) return fault("lora_A is there, lora_B is missing");
+  for (const format::TensorView* tensor : {parts.a, parts.b, parts.magnitude}) {
+    if (tensor == nullptr) continue;
     if (!IsFloat(tensor->dtype)) {
       return fault("'", tensor->name, "' is ", format::DTypeName(tensor->dtype), ", expected F32, BF16, F16 or F64");
     }
-    if (tensor->shape.size() != 2) {
+    if (tensor != parts.magnitude && tensor->shape.size() != 2) {
       return fault("'", tensor->name, "' has shape ", ShapeOf(*tensor), ", expected two dimensions");
     }
   }
-  if (pair.a->shape[0] != pair.b->shape[1]) {
-    return fault("lora_A ", ShapeOf(*pair.a), " and lora_B ", ShapeOf(*pair.b), " disagree about the rank");
+  if (parts.a->shape[0] != parts.b->shape[1]) {
+    return fault("lora_A ", ShapeOf(*parts.a), " and lora_B ", ShapeOf(*parts.b), " disagree about the rank");
   }
-  if (pair.a->shape[1] <= 0 || pair.b->shape[0] <= 0) {
-    return fault("lora_A ", ShapeOf(*pair.a), " and lora_B ", ShapeOf(*pair.b), " adapt a module without elements");
+  if (parts.a->shape[1] <= 0 || parts.b->shape[0] <= 0) {
+    return fault("lora_A ", ShapeOf(*parts.a), " and lora_B ", ShapeOf(*parts.b), " adapt a module without elements");
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckMagnitude(const Parts& parts, bool use_dora) {
+  if (parts.magnitude == nullptr) {
+    return use_dora ? absl::InvalidArgumentError("use_dora is set, lora_magnitude_vector is missing")
+                    : absl::OkStatus();
+  }
+  if (!use_dora) return absl::InvalidArgumentError("a magnitude vector of DoRA is there, use_dora is not set");
+  const int64_t out = parts.b->shape[0];
+  if (parts.magnitude->shape == std::vector<int64_t>{out}) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      Cat("'", parts.magnitude->name, "' has shape ", ShapeOf(*parts.magnitude), ", expected [", out, "]"));
 }
 
 // All the faults in one status, so that a site sees them at once.
@@ -101,21 +120,42 @@ class Faults {
   size_t count_ = 0;
 };
 
-std::map<std::string, Pair> CollectPairs(const std::vector<format::TensorView>& tensors, Faults& faults) {
-  std::map<std::string, Pair> pairs;
+std::map<std::string, Parts> CollectParts(const std::vector<format::TensorView>& tensors, Faults& faults) {
+  std::map<std::string, Parts> modules;
   for (const format::TensorView& tensor : tensors) {
     const std::optional<FactorName> name = ParseFactorName(tensor.name);
     if (!name.has_value()) {
       faults.Add(Cat("tensor '", tensor.name, "' is ", Explain(tensor.name)));
       continue;
     }
-    const format::TensorView*& slot = name->is_a ? pairs[name->module].a : pairs[name->module].b;
+    const format::TensorView*& slot = modules[name->module].*name->slot;
     if (slot != nullptr) {
       faults.Add(Cat("tensors '", slot->name, "' and '", tensor.name, "' are the same factor"));
     }
     slot = &tensor;
   }
-  return pairs;
+  return modules;
+}
+
+// `scaling` is that of the module and the rank that its factors have.
+absl::StatusOr<Factors> FactorsOf(const std::string& module, const Parts& parts, Adapter::ScalingOf scaling,
+                                  const void* context) {
+  STRATA_RETURN_IF_ERROR(CheckFactors(parts));
+  const int64_t rank = parts.a->shape[0];
+  STRATA_ASSIGN_OR_RETURN(const Adapter::Scaling scale, scaling(context, module, rank));
+  if (!std::isfinite(scale.scaling)) {
+    return absl::InvalidArgumentError(Cat("the scaling is ", scale.scaling, ", expected a finite number"));
+  }
+  STRATA_RETURN_IF_ERROR(CheckMagnitude(parts, scale.use_dora));
+  return Factors{.module = module,
+                 .rank = rank,
+                 .out = parts.b->shape[0],
+                 .in = parts.a->shape[1],
+                 .scaling = scale.scaling,
+                 .alpha = scale.alpha,
+                 .a = *parts.a,
+                 .b = *parts.b,
+                 .magnitude = parts.magnitude == nullptr ? format::TensorView() : *parts.magnitude};
 }
 
 }  // namespace
@@ -124,29 +164,13 @@ absl::StatusOr<Adapter> Adapter::FromTensors(format::Safetensors tensors, Scalin
   auto owner = std::make_shared<const format::Safetensors>(std::move(tensors));
   Faults faults;
   Adapter adapter;
-  for (const auto& [module, pair] : CollectPairs(owner->tensors(), faults)) {
-    if (const absl::Status status = CheckPair(module, pair); !status.ok()) {
-      faults.Add(std::string(status.message()));
-      continue;
+  for (const auto& [module, parts] : CollectParts(owner->tensors(), faults)) {
+    absl::StatusOr<Factors> factors = FactorsOf(module, parts, scaling, context);
+    if (factors.ok()) {
+      adapter.modules_.push_back(*std::move(factors));
+    } else {
+      faults.Add(Cat("module '", module, "': ", factors.status().message()));
     }
-    const int64_t rank = pair.a->shape[0];
-    const absl::StatusOr<Scaling> scale = scaling(context, module, rank);
-    if (!scale.ok()) {
-      faults.Add(Cat("module '", module, "': ", scale.status().message()));
-      continue;
-    }
-    if (!std::isfinite(scale->scaling)) {
-      faults.Add(Cat("module '", module, "': the scaling is ", scale->scaling, ", expected a finite number"));
-      continue;
-    }
-    adapter.modules_.push_back({.module = module,
-                                .rank = rank,
-                                .out = pair.b->shape[0],
-                                .in = pair.a->shape[1],
-                                .scaling = scale->scaling,
-                                .alpha = scale->alpha,
-                                .a = *pair.a,
-                                .b = *pair.b});
   }
   STRATA_RETURN_IF_ERROR(faults.Status());
   adapter.owner_ = std::move(owner);
@@ -164,13 +188,18 @@ uint64_t Adapter::num_parameters() const {
   uint64_t count = 0;
   for (const Factors& factors : modules_) {
     count += static_cast<uint64_t>(factors.rank) * static_cast<uint64_t>(factors.out + factors.in);
+    if (factors.has_magnitude()) count += static_cast<uint64_t>(factors.out);
   }
   return count;
 }
 
+bool Adapter::has_magnitudes() const {
+  return std::any_of(modules_.begin(), modules_.end(), [](const Factors& f) { return f.has_magnitude(); });
+}
+
 struct AdapterBuilder::Owned {
   Factors factors;
-  std::vector<float> a, b;
+  std::vector<float> a, b, magnitude;
 };
 
 AdapterBuilder::AdapterBuilder() = default;
@@ -188,11 +217,14 @@ void AdapterBuilder::Add(std::string module, int64_t rank, int64_t out, int64_t 
                    .scaling = scaling,
                    .alpha = alpha,
                    .a = {},
-                   .b = {}};
+                   .b = {},
+                   .magnitude = {}};
   owned.a = std::move(a);
   owned.b = std::move(b);
   owned_.push_back(std::move(owned));
 }
+
+void AdapterBuilder::AddMagnitude(std::vector<float> magnitude) { owned_.back().magnitude = std::move(magnitude); }
 
 Adapter AdapterBuilder::Build() && {
   std::sort(owned_.begin(), owned_.end(),
@@ -209,6 +241,12 @@ Adapter AdapterBuilder::Build() && {
                  .dtype = format::DType::kF32,
                  .shape = {factors.out, factors.rank},
                  .data = std::as_bytes(std::span(owned.b))};
+    if (!owned.magnitude.empty()) {
+      factors.magnitude = {.name = PeftMagnitudeName(factors.module),
+                           .dtype = format::DType::kF32,
+                           .shape = {factors.out},
+                           .data = std::as_bytes(std::span(owned.magnitude))};
+    }
     adapter.modules_.push_back(std::move(factors));
   }
   adapter.owner_ = std::move(owner);
@@ -217,6 +255,13 @@ Adapter AdapterBuilder::Build() && {
 
 std::string PeftTensorName(std::string_view module, bool is_a) {
   return Cat(kPrefix, module, is_a ? ".lora_A.weight" : ".lora_B.weight");
+}
+
+std::string PeftMagnitudeName(std::string_view module) { return Cat(kPrefix, module, ".lora_magnitude_vector"); }
+
+absl::Status RequireNoMagnitudes(const Adapter& adapter, std::string_view reason) {
+  if (!adapter.has_magnitudes()) return absl::OkStatus();
+  return absl::InvalidArgumentError(Cat("the adapter is a DoRA one (use_dora): ", reason));
 }
 
 }  // namespace strata::adapter

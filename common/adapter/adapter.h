@@ -19,13 +19,16 @@
 
 namespace strata::adapter {
 
-// One adapted linear module: dW = scaling * B A with A [rank, in], B [out, rank].
+// One adapted linear module: dW = scaling * B A with A [rank, in], B [out, rank]. With a magnitude m (DoRA, arXiv
+// 2402.09353) the weight becomes m * (W + dW) / ||W + dW||, row by row.
 struct Factors {
   std::string module;  // HF name without PEFT's prefixes and suffixes: model.layers.0.self_attn.q_proj
   int64_t rank = 0, out = 0, in = 0;
   double scaling = 1;  // alpha / rank, or alpha / sqrt(rank) for rsLoRA
   double alpha = 0;
-  format::TensorView a, b;  // F32, BF16, F16 or F64, as stored
+  format::TensorView a, b;       // F32, BF16, F16 or F64, as stored
+  format::TensorView magnitude;  // [out], of the same types; no shape: there is none
+  bool has_magnitude() const { return !magnitude.shape.empty(); }
 };
 
 // Factors of an adapter by module name, in byte order of names, and the bytes they look into. Move-only; const use is
@@ -34,10 +37,11 @@ class Adapter {
  public:
   // From the bytes of an adapter_model.safetensors and what its config or manifest says of scalings: `scaling(module,
   // rank)`. INVALID_ARGUMENT: names that are not LoRA factors, a lone A or B, ranks that differ, dtypes that are no
-  // floats.
+  // floats, a magnitude missing or too much.
   struct Scaling {
     double scaling = 1;
     double alpha = 0;
+    bool use_dora = false;  // the module must have a magnitude; else it must not
   };
   using ScalingOf = absl::StatusOr<Scaling> (*)(const void* context, std::string_view module, int64_t rank);
   static absl::StatusOr<Adapter> FromTensors(format::Safetensors tensors, ScalingOf scaling, const void* context);
@@ -45,6 +49,7 @@ class Adapter {
   const std::vector<Factors>& modules() const { return modules_; }
   const Factors* Find(std::string_view module) const;
   uint64_t num_parameters() const;
+  bool has_magnitudes() const;
 
   Adapter(Adapter&&) = default;
   Adapter& operator=(Adapter&&) = default;
@@ -66,6 +71,8 @@ class AdapterBuilder {
   // `a` is [rank, in], `b` [out, rank], row-major; both are taken over.
   void Add(std::string module, int64_t rank, int64_t out, int64_t in, double alpha, double scaling,
            std::vector<float> a, std::vector<float> b);
+  // Of the module added last; [out].
+  void AddMagnitude(std::vector<float> magnitude);
   Adapter Build() &&;
 
  private:
@@ -75,12 +82,11 @@ class AdapterBuilder {
 
 // What an adapter_config.json says (PEFT's LoraConfig), old releases and new.
 struct PeftConfig {
-  config::AdapterOptions options;  // r, lora_alpha, target_modules, patterns, use_rslora, ...
+  config::AdapterOptions options;  // r, lora_alpha, target_modules, patterns, use_rslora, use_dora, ...
   std::string base_model;          // base_model_name_or_path
-  bool use_dora = false;
-  bool fan_in_fan_out = false;  // the base stores its weights [in, out] (GPT-2); the factors are the same either way
-  // Features that change what the factors mean and that Strata does not read ("use_dora", "layer_replication", ..).
-  // ReadPeft refuses them.
+  bool fan_in_fan_out = false;     // the base stores its weights [in, out] (GPT-2); the factors are the same either way
+  // Features that change what the factors mean and that Strata does not read ("lora_bias", "layer_replication",
+  // ..). ReadPeft refuses them.
   std::vector<std::string> unsupported;
   // rank_pattern / alpha_pattern looked up with PEFT's rule, then the defaults.
   uint32_t RankOf(std::string_view module) const;
@@ -105,8 +111,8 @@ struct PeftWriteOptions {
   format::DType dtype = format::DType::kF32;  // F32, BF16, F16 or F64
 };
 // Writes a directory that HF PEFT loads unchanged: target_modules holds full names, rank_pattern and alpha_pattern what
-// differs from the most frequent rank and alpha. Modules of rank 0 are left out (PEFT refuses r = 0). Deterministic
-// bytes.
+// differs from the most frequent rank and alpha, use_dora follows from the magnitudes. Modules of rank 0 are left out
+// (PEFT refuses r = 0). Deterministic bytes. REQUIRES: all modules have a magnitude or none has.
 absl::Status WritePeft(runtime::FileSystem& files, const std::string& directory, const Adapter& adapter,
                        const PeftWriteOptions& options);
 // The two files' contents, for callers that send them instead.
@@ -114,6 +120,10 @@ std::string PeftConfigJson(const Adapter& adapter, const PeftWriteOptions& optio
 std::string PeftTensorBytes(const Adapter& adapter, const PeftWriteOptions& options);
 // base_model.model.<module>.lora_A.weight / lora_B.weight
 std::string PeftTensorName(std::string_view module, bool is_a);
+// base_model.model.<module>.lora_magnitude_vector
+std::string PeftMagnitudeName(std::string_view module);
+// INVALID_ARGUMENT, with `reason`, where a module has a magnitude: for what handles low-rank products alone.
+absl::Status RequireNoMagnitudes(const Adapter& adapter, std::string_view reason);
 
 // Does `selector` name this module (PEFT's rules)? all-linear: every module given, the head excepted by the caller. An
 // empty selector names nothing.

@@ -123,6 +123,9 @@ absl::Status AppendFactors(runtime::PendingFile& file, GgufType type, const Entr
 
 absl::Status WriteGgufAdapter(runtime::FileSystem& files, const std::string& path, const Adapter& adapter,
                               const GgufBase& base, format::GgufType type) {
+  STRATA_RETURN_IF_ERROR(RequireNoMagnitudes(
+      adapter,
+      "llama.cpp's adapters have no magnitudes; `strata-client merge` writes the model with it merged as GGUF"));
   STRATA_ASSIGN_OR_RETURN(std::vector<Entry> entries, EntriesOf(adapter, base));
   format::GgufMetadata metadata;
   metadata.SetString("general.architecture", base.family->architecture);

@@ -30,7 +30,7 @@ absl::StatusOr<GgufBase> ReadGgufBase(runtime::FileSystem& files, const std::str
 // tensors and the one alpha of the file: alpha is the most frequent scaling * rank, and where a module's differs the
 // quotient is multiplied into its lora_b before rounding. Modules of rank 0 are left out. The file is complete or not
 // there. INVALID_ARGUMENT, naming every module: no such module in the family, a tied head, rows that are no whole
-// heads, an element beyond the range of F16.
+// heads, an element beyond the range of F16; an adapter with magnitudes (DoRA).
 absl::Status WriteGgufAdapter(runtime::FileSystem& files, const std::string& path, const Adapter& adapter,
                               const GgufBase& base, format::GgufType type);
 

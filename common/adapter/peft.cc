@@ -97,21 +97,23 @@ absl::Status Convert(const format::TensorView& view, format::DType dtype, std::s
 }
 
 absl::StatusOr<std::string> TensorBytes(const Adapter& adapter, const PeftWriteOptions& options) {
-  std::vector<std::string> storage(adapter.modules().size() * 2);
   std::vector<format::TensorView> views;
   for (const Factors& factors : adapter.modules()) {
     if (factors.rank == 0) continue;
-    for (const bool is_a : {true, false}) {
-      format::TensorView view = is_a ? factors.a : factors.b;
-      if (view.dtype != options.dtype) {
-        std::string& converted = storage[views.size()];
-        STRATA_RETURN_IF_ERROR(Convert(view, options.dtype, converted));
-        view.data = std::as_bytes(std::span(converted));
-        view.dtype = options.dtype;
-      }
-      view.name = PeftTensorName(factors.module, is_a);
-      views.push_back(std::move(view));
-    }
+    views.push_back(factors.a);
+    views.back().name = PeftTensorName(factors.module, true);
+    views.push_back(factors.b);
+    views.back().name = PeftTensorName(factors.module, false);
+    if (!factors.has_magnitude()) continue;
+    views.push_back(factors.magnitude);
+    views.back().name = PeftMagnitudeName(factors.module);
+  }
+  std::vector<std::string> storage(views.size());
+  for (size_t i = 0; i < views.size(); ++i) {
+    if (views[i].dtype == options.dtype) continue;
+    STRATA_RETURN_IF_ERROR(Convert(views[i], options.dtype, storage[i]));
+    views[i].data = std::as_bytes(std::span(storage[i]));
+    views[i].dtype = options.dtype;
   }
   std::map<std::string, std::string> metadata = options.metadata;
   metadata["format"] = "pt";
@@ -122,7 +124,7 @@ absl::Status CheckSupported(const PeftConfig& config, std::string_view place) {
   if (config.unsupported.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       Cat(place, ": the adapter uses ", absl::StrJoin(config.unsupported, ", "),
-          "; only plain LoRA (also rsLoRA and patterns) can be read. Convert it with PEFT, or train it without"));
+          "; only LoRA (also rsLoRA, DoRA and patterns) can be read. Convert it with PEFT, or train it without"));
 }
 
 }  // namespace
@@ -158,7 +160,7 @@ std::string PeftConfigJson(const Adapter& adapter, const PeftWriteOptions& optio
   json["revision"] = nullptr;
   json["target_modules"] = targets;
   json["task_type"] = "CAUSAL_LM";
-  json["use_dora"] = false;
+  json["use_dora"] = adapter.has_magnitudes();
   json["use_rslora"] = options.use_rslora;
   return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
@@ -186,7 +188,9 @@ absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeft(runtime::FileSystem& fil
                                         int64_t rank) -> absl::StatusOr<Adapter::Scaling> {
     const auto& declared = *static_cast<const PeftConfig*>(context);
     const double alpha = declared.AlphaOf(module);
-    return Adapter::Scaling{.scaling = ScalingOf(alpha, rank, declared.options.use_rslora), .alpha = alpha};
+    return Adapter::Scaling{.scaling = ScalingOf(alpha, rank, declared.options.use_rslora),
+                            .alpha = alpha,
+                            .use_dora = declared.options.use_dora};
   };
   absl::StatusOr<Adapter> adapter = Adapter::FromTensors(std::move(tensors), scaling, &config);
   if (!adapter.ok()) return Annotate(adapter.status(), tensor_path);

@@ -125,7 +125,7 @@ bool IsSet(const Json* value) {
 std::vector<std::string> Unsupported(const ConfigReader& reader) {
   std::vector<std::string> unsupported;
   for (const char* key :
-       {"use_dora", "lora_bias", "layer_replication", "modules_to_save", "target_parameters", "trainable_token_indices",
+       {"lora_bias", "layer_replication", "modules_to_save", "target_parameters", "trainable_token_indices",
         "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config"}) {
     if (IsSet(reader.Find(key))) unsupported.emplace_back(key);
   }
@@ -174,7 +174,7 @@ absl::StatusOr<PeftConfig> ParsePeftConfig(std::string_view json, std::string_vi
   reader.Read("rank_pattern", options.rank_pattern);
   reader.Read("alpha_pattern", options.alpha_pattern);
   reader.Read("use_rslora", options.use_rslora);
-  reader.Read("use_dora", config.use_dora);
+  reader.Read("use_dora", options.use_dora);
   reader.Read("fan_in_fan_out", config.fan_in_fan_out);
   reader.Read("base_model_name_or_path", config.base_model);
   if (const absl::Status status = CheckExpressions(options); !status.ok()) {

@@ -96,6 +96,7 @@ v1::AdapterConfig AdapterToProto(const AdapterOptions& options) {
     entry.set_value(alpha);
   }
   proto.set_use_rslora(options.use_rslora);
+  proto.set_use_dora(options.use_dora);
   proto.set_dropout(options.dropout);
   return proto;
 }

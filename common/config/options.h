@@ -37,6 +37,7 @@ struct AdapterOptions {
   std::vector<std::pair<std::string, uint32_t>> rank_pattern;  // file order; PEFT: `(.*\.)?(key)$`, first match wins
   std::vector<std::pair<std::string, double>> alpha_pattern;
   bool use_rslora = false;
+  bool use_dora = false;
   double dropout = 0;
   bool specified = false;  // an `adapter:` key was given
 };

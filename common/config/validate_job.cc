@@ -181,6 +181,11 @@ JobOptions ValidateJob(const v1::JobConfig& proto, const Section& section) {
     options.rounds = ValidateRounds(proto.rounds(), section.Sub("rounds"), options.sites.size());
   }
   options.training = ValidateTrain(proto.training(), section.Sub("training"));
+  if (options.training.adapter.use_dora) {
+    section.Fault("training.adapter.use_dora",
+                  "`use_dora` in a job: the server adds low-rank products up, not yet the row gains that DoRA's "
+                  "magnitudes are; leave it out, or train it alone with strata-client train");
+  }
   options.aggregation = ValidateAggregation(proto.aggregation(), section.Sub("aggregation"));
   options.evaluation = ValidateEvaluation(proto.evaluation(), section.Sub("evaluation"));
   if (proto.has_max_rank()) options.max_rank = proto.max_rank();

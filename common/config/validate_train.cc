@@ -60,6 +60,7 @@ AdapterOptions ValidateAdapter(const v1::AdapterConfig& proto, const Section& se
     options.alpha_pattern.emplace_back(entry.key(), entry.value());
   }
   options.use_rslora = proto.use_rslora();
+  options.use_dora = proto.use_dora();
   options.dropout = proto.dropout();
   section.Require(options.dropout >= 0 && options.dropout < 1, "dropout", options.dropout,
                   "a number from 0 to below 1");

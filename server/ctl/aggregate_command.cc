@@ -86,6 +86,12 @@ absl::StatusOr<Inputs> ReadInputs(runtime::FileSystem& files, const Flags& flags
     auto read = adapter::ReadPeft(files, directory);
     if (!read.ok()) return Annotate(read.status(), Cat("adapter ", directory));
     auto& [adapter, config] = *read;
+    if (absl::Status status = adapter::RequireNoMagnitudes(
+            adapter,
+            "sums are made of low-rank products, which magnitudes are not; merge it, or train without use_dora");
+        !status.ok()) {
+      return Annotate(status, Cat("adapter ", directory));
+    }
     if (inputs.adapters.empty()) {
       inputs.write.base_model = config.base_model;
     } else if (config.base_model != inputs.write.base_model) {

@@ -274,6 +274,17 @@ TEST_F(ClientTest, AnUnknownLabelGivesTheAssignmentBack) {
   EXPECT_EQ(trainer_.num_runs(), 0);
 }
 
+// Whatever server asks for it: an update has no place for magnitudes.
+TEST_F(ClientTest, AJobWithDoraIsGivenBack) {
+  link::Assignment assignment = MakeAssignment('a');
+  assignment.training.adapter.use_dora = true;
+  server_.assignments = {assignment};
+  Begin(MakeSetup());
+  ASSERT_TRUE(sim_.executor().RunUntil([&] { return !server_.released.empty(); }));
+  EXPECT_EQ(server_.released[0], "training failed: UNIMPLEMENTED");
+  EXPECT_EQ(trainer_.num_runs(), 0);
+}
+
 TEST_F(ClientTest, EvaluatesOnly) {
   link::Assignment assignment = MakeAssignment('a', {server_.AddBlob(MakeBlob(1))});
   assignment.train = false;

@@ -69,6 +69,19 @@ TEST_F(ExportCommands, MergeRefusesWhatItCannotDo) {
   EXPECT_THAT(there.out, HasSubstr("is there already"));
 }
 
+TEST_F(ExportCommands, InspectShowsMagnitudes) {
+  const std::string adapter = GoldenDir("lora/small-qwen3-dora");
+  const Json json = Parsed(RunClient("", "inspect --format json " + adapter));
+  for (const Json& module : json["modules"]) {
+    EXPECT_GT(module["magnitude"]["min"].get<double>(), 0);
+    EXPECT_LT(module["magnitude"]["min"], module["magnitude"]["mean"]);
+    EXPECT_LT(module["magnitude"]["mean"], module["magnitude"]["max"]);
+  }
+  // Ranks of 3 beside k [16, 24], o [24, 32] and gate [32, 24], in two layers.
+  EXPECT_EQ(json["totals"]["parameters"], 2 * (3 * (16 + 24) + 16 + 3 * (24 + 32) + 24 + 3 * (32 + 24) + 32));
+  EXPECT_THAT(RunClient("", "inspect " + adapter).out, HasSubstr("magnitudes"));
+}
+
 TEST_F(ExportCommands, InspectMeasuresAnAdapter) {
   const std::string adapter = GoldenDir("lora/llama-pattern");
   const Json json = Parsed(RunClient("", "inspect --format json " + adapter));

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <utility>
@@ -18,6 +19,8 @@ namespace {
 
 using format::GgufType;
 using ::testing::ElementsAre;
+using ::testing::FloatNear;
+using ::testing::Pointwise;
 
 // F32 tensors in memory, as either kind of file has them.
 class FakeModel : public model::ModelFiles {
@@ -26,8 +29,8 @@ class FakeModel : public model::ModelFiles {
     config_.architecture = std::move(architecture);
     config_.head_dim = 4;
   }
-  void Add(std::string name, std::vector<int64_t> shape, std::vector<float> values) {
-    tensors_.push_back({.name = name, .shape = std::move(shape), .stored_dtype = "F32"});
+  void Add(std::string name, std::vector<int64_t> shape, std::vector<float> values, bool input_major = false) {
+    tensors_.push_back({.name = name, .shape = std::move(shape), .stored_dtype = "F32", .input_major = input_major});
     values_.emplace(std::move(name), std::move(values));
   }
   void AddModule(std::string name, int64_t out, int64_t in) { modules_.push_back({std::move(name), out, in}); }
@@ -82,31 +85,52 @@ class TensorStream : public ::testing::Test {
   Rounding rounding_;
 };
 
-// W = [[1 2 3], [4 5 6]] as [out, in]; HF's GPT-2 stores the transpose. B A = [[10], [20]] [[1 0 2]].
+// W = [[1 2 3], [4 5 6]] as [out, in]; HF's GPT-2 stores the transpose.
+FakeModel Gpt2(bool gguf) {
+  FakeModel m("gpt2", gguf);
+  const std::string name = "transformer.h.0.attn.c_attn.weight";
+  gguf ? m.Add(name, {2, 3}, {1, 2, 3, 4, 5, 6}) : m.Add(name, {3, 2}, {1, 4, 2, 5, 3, 6}, /*input_major=*/true);
+  m.AddModule("transformer.h.0.attn.c_attn", 2, 3);
+  return m;
+}
+
+// B A = [[10], [20]] [[1 0 2]].
 TEST_F(TensorStream, Gpt2sMatricesAreTransposedBetweenTheKindsOfFile) {
   adapter::AdapterBuilder builder;
   builder.Add("transformer.h.0.attn.c_attn", 1, 2, 3, 1, 1, {1, 0, 2}, {10, 20});
   adapters_.push_back(std::move(builder).Build());
   const std::vector<float> as_gguf = {11, 2, 23, 24, 5, 46};
   const std::vector<float> as_hf = {11, 24, 2, 5, 23, 46};
-  const auto model = [](bool gguf) {
-    FakeModel m("gpt2", gguf);
-    const std::string name = "transformer.h.0.attn.c_attn.weight";
-    gguf ? m.Add(name, {2, 3}, {1, 2, 3, 4, 5, 6}) : m.Add(name, {3, 2}, {1, 4, 2, 5, 3, 6});
-    m.AddModule("transformer.h.0.attn.c_attn", 2, 3);
-    return m;
-  };
   for (const bool gguf : {false, true}) {
     SCOPED_TRACE(gguf);
-    const Streamed to_gguf = Stream(model(gguf), true);
+    const Streamed to_gguf = Stream(Gpt2(gguf), true);
     EXPECT_THAT(to_gguf.shape, ElementsAre(2, 3));
     EXPECT_EQ(to_gguf.values, as_gguf);
-    const Streamed to_hf = Stream(model(gguf), false);
+    const Streamed to_hf = Stream(Gpt2(gguf), false);
     EXPECT_THAT(to_hf.shape, ElementsAre(3, 2));
     EXPECT_EQ(to_hf.values, as_hf);
   }
   EXPECT_EQ(rounding_.error_squared, 0);
   EXPECT_EQ(rounding_.update_squared, 4 * (100 + 400 + 400 + 1600));
+}
+
+// W + B A = [[11 2 23], [24 5 46]] with norms sqrt(654) and sqrt(2717); the magnitudes ask for twice and for half that.
+// A second adapter adds [[1 0 0], [0 0 0]].
+TEST_F(TensorStream, MagnitudesScaleTheRowsOfTheModule) {
+  adapter::AdapterBuilder dora;
+  dora.Add("transformer.h.0.attn.c_attn", 1, 2, 3, 1, 1, {1, 0, 2}, {10, 20});
+  dora.AddMagnitude({2 * std::sqrt(654.0F), std::sqrt(2717.0F) / 2});
+  adapters_.push_back(std::move(dora).Build());
+  adapter::AdapterBuilder plain;
+  plain.Add("transformer.h.0.attn.c_attn", 1, 2, 3, 1, 1, {1, 0, 0}, {1, 0});
+  adapters_.push_back(std::move(plain).Build());
+  const std::vector<float> as_gguf = {23, 4, 46, 12, 2.5F, 23};
+  const std::vector<float> as_hf = {23, 12, 4, 2.5F, 46, 23};
+  for (const bool gguf : {false, true}) {
+    SCOPED_TRACE(gguf);
+    EXPECT_THAT(Stream(Gpt2(gguf), true).values, Pointwise(FloatNear(1e-5F), as_gguf));
+    EXPECT_THAT(Stream(Gpt2(gguf), false).values, Pointwise(FloatNear(1e-5F), as_hf));
+  }
 }
 
 TEST_F(TensorStream, GemmasNormsAreStoredLessOneByHf) {

@@ -25,8 +25,6 @@ using testing::Tensor;
 class LoraGolden : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    const std::string name = std::filesystem::path(GetParam()).filename();
-    if (name.ends_with("-dora")) GTEST_SKIP() << "DoRA is not supported";
     ASSERT_OK_AND_ASSIGN(auto read, adapter::ReadPeft(testing::Files(), GetParam()));
     ASSERT_OK_AND_ASSIGN(auto files,
                          model::ModelFiles::Open(testing::Files(), GetParam() + "/" + read.second.base_model));
@@ -42,13 +40,22 @@ class LoraGolden : public ::testing::TestWithParam<std::string> {
     ASSERT_OK(state_->Assign(*adapter_));
     ASSERT_OK(model_->SetTrained(state_->Factors()));
   }
-  // (A or B) under PEFT's name.
+  // Each trained tensor under PEFT's name.
   template <typename F>
-  void ForEachFactor(const F& f) {
+  void ForEachPart(const F& f) {
     for (const peft::StateEntry& e : state_->entries()) {
-      f(adapter::PeftTensorName(e.target.module, true), e, true);
-      f(adapter::PeftTensorName(e.target.module, false), e, false);
+      f(adapter::PeftTensorName(e.target.module, true), e, peft::Part::kA);
+      f(adapter::PeftTensorName(e.target.module, false), e, peft::Part::kB);
+      if (e.target.use_dora) f(adapter::PeftMagnitudeName(e.target.module), e, peft::Part::kMagnitude);
     }
+  }
+  // As the adapter was read.
+  at::Tensor Start(const peft::StateEntry& entry, peft::Part part) const {
+    const adapter::Factors& f = *adapter_->Find(entry.target.module);
+    const format::TensorView& view = part == peft::Part::kA ? f.a : part == peft::Part::kB ? f.b : f.magnitude;
+    at::Tensor out = at::empty(view.shape, at::kFloat);
+    EXPECT_OK(format::ToFloat(view, {out.data_ptr<float>(), static_cast<size_t>(out.numel())}));
+    return out;
   }
   void Trajectory(const std::string& tag, double weight_decay);
 
@@ -77,8 +84,8 @@ TEST_P(LoraGolden, LogitsLossAndGradients) {
   ASSERT_OK_AND_ASSIGN(const double sum, model_->TrainStep(batch, scale, {}));
   EXPECT_NEAR(sum * scale, Tensor(expected, "loss").item<double>(), 5e-6);
   double worst = 0;
-  ForEachFactor([&](const std::string& name, const peft::StateEntry& e, bool is_a) {
-    const at::Tensor gradient = is_a ? state_->GradA(e) : state_->GradB(e);
+  ForEachPart([&](const std::string& name, const peft::StateEntry& e, peft::Part part) {
+    const at::Tensor gradient = state_->Gradient(e, part);
     const at::Tensor wanted = Tensor(expected, "grad." + name);
     worst = std::max(worst, RelativeNorm(gradient, wanted));
     EXPECT_LT(RelativeNorm(gradient, wanted), 2e-5) << name;
@@ -110,14 +117,10 @@ void LoraGolden::Trajectory(const std::string& tag, double weight_decay) {
     optimizer.Step(*state_, 1e-3, norm);
     model_->RefreshTrained();
   }
-  ForEachFactor([&](const std::string& name, const peft::StateEntry& e, bool is_a) {
-    const at::Tensor value = is_a ? state_->A(e) : state_->B(e);
+  ForEachPart([&](const std::string& name, const peft::StateEntry& e, peft::Part part) {
+    const at::Tensor value = state_->Value(e, part);
     const at::Tensor wanted = Tensor(golden, "final." + tag + "." + name);
-    const adapter::Factors* start = adapter_->Find(e.target.module);
-    at::Tensor origin = at::empty(value.sizes(), at::kFloat);
-    ASSERT_OK(
-        format::ToFloat(is_a ? start->a : start->b, {origin.data_ptr<float>(), static_cast<size_t>(origin.numel())}));
-    const double moved = (wanted - origin).norm().item<double>();
+    const double moved = (wanted - Start(e, part)).norm().item<double>();
     EXPECT_LT((value - wanted).norm().item<double>(), 2e-3 * moved) << name;
     EXPECT_LT(MaxDifference(value, wanted), 5e-4) << name;
   });

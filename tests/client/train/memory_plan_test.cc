@@ -38,11 +38,11 @@ TEST_F(MemoryPlanTest, WeightsAndAdapterAreWhatTheyTurnOutToBe) {
     const double weights = static_cast<double>(NeedsOf(*model_, run_, {}).weights);
     EXPECT_NEAR(weights, static_cast<double>(model->resident_bytes()), 0.02 * weights);
   }
-  const peft::AdapterState state(run_.targets, at::kCPU);
-  uint64_t parameters = 0;
-  for (const model::NamedFactors& f : state.Factors())
-    parameters += static_cast<uint64_t>(f.factors.a.numel() + f.factors.b.numel());
-  EXPECT_EQ(NumParameters(run_.targets), parameters);
+  for (const bool use_dora : {false, true}) {
+    for (Target& target : run_.targets) target.use_dora = use_dora;
+    const peft::AdapterState state(run_.targets, at::kCPU);
+    EXPECT_EQ(NumParameters(run_.targets), state.ToAdapter().num_parameters());
+  }
 }
 
 TEST_F(MemoryPlanTest, WithoutALimitTheOptionsDecide) {

@@ -60,8 +60,9 @@ class ResumeTest : public ::testing::Test {
     }
   }
   // Every kind of state: dropout, a schedule with warm-up, moments, several epochs, the state before the last update.
-  void WriteConfig(const std::string& more) const {
-    std::ofstream(folder_ / "train.yaml") << "adapter: {rank: 4, alpha: 8, dropout: 0.1}\n"
+  void WriteConfig(const std::string& more, const std::string& adapter = "") const {
+    std::ofstream(folder_ / "train.yaml") << "adapter: {rank: 4, alpha: 8, dropout: 0.1" << adapter
+                                          << "}\n"
                                              "optimizer: {learning_rate: 1e-2, schedule: cosine, warmup_steps: 3}\n"
                                              "steps: 12\nbatch_size: 2\ngradient_accumulation_steps: 2\n"
                                              "checkpoint_steps: 3\non_non_finite: halve_scale\n"
@@ -157,6 +158,29 @@ TEST_F(ResumeTest, AKilledRunGoesOnBitForBit) {
     }
     EXPECT_EQ(Adapter(name), Adapter("whole")) << name;
   }
+}
+
+TEST_F(ResumeTest, MagnitudesGoOnToo) {
+  WriteConfig("", ", use_dora: true");
+  const Outcome whole = Train("whole");
+  ASSERT_EQ(whole.code, 0) << whole.errors;
+  EXPECT_THAT(ReadText(out("whole") / "adapter_config.json"), HasSubstr("\"use_dora\": true"));
+  EXPECT_THAT(Adapter("whole"), HasSubstr("q_proj.lora_magnitude_vector"));
+  Train("killed", 8);
+  WriteConfig("gradient_checkpointing: true\n", ", use_dora: true");
+  const Outcome rest = Train("killed");
+  ASSERT_EQ(rest.code, 0) << rest.errors;
+  EXPECT_FALSE(rest.steps.contains(6));
+  for (const auto& [step, line] : rest.steps) EXPECT_EQ(line, whole.steps.at(step));
+  EXPECT_EQ(Adapter("killed"), Adapter("whole"));
+
+  const Outcome warm = Train("warm", 0, {"--init-adapter", out("whole")});
+  ASSERT_EQ(warm.code, 0) << warm.errors;
+  EXPECT_LT(json::parse(warm.steps.at(1))["loss"], json::parse(whole.steps.at(1))["loss"]);
+  WriteConfig("");
+  const Outcome plain = Train("plain", 0, {"--init-adapter", out("whole")});
+  EXPECT_EQ(plain.code, 2);
+  EXPECT_THAT(plain.errors, HasSubstr("use_dora is off, the initial adapter has magnitudes"));
 }
 
 TEST_F(ResumeTest, AgainAndAgain) {

@@ -16,6 +16,9 @@ using ::testing::HasSubstr;
 using testing::MakeAdapter;
 
 absl::StatusOr<Adapter::Scaling> UnitScaling(const void*, std::string_view, int64_t) { return Adapter::Scaling{}; }
+absl::StatusOr<Adapter::Scaling> DoraScaling(const void*, std::string_view, int64_t) {
+  return Adapter::Scaling{.use_dora = true};
+}
 
 class TensorFile {
  public:
@@ -25,12 +28,12 @@ class TensorFile {
     storage_.emplace_back(static_cast<size_t>(count) * format::DTypeSize(dtype), '\0');
     views_.push_back({.name = std::move(name), .dtype = dtype, .shape = std::move(shape), .data = {}});
   }
-  absl::StatusOr<Adapter> Open() {
+  absl::StatusOr<Adapter> Open(Adapter::ScalingOf scaling = UnitScaling) {
     for (size_t i = 0; i < views_.size(); ++i) views_[i].data = std::as_bytes(std::span(storage_[i]));
     bytes_ = format::SerializeSafetensors(views_, {});
     auto parsed = format::Safetensors::Parse(std::as_bytes(std::span(bytes_)), "test");
     EXPECT_TRUE(parsed.ok()) << parsed.status();
-    return Adapter::FromTensors(*std::move(parsed), UnitScaling, nullptr);
+    return Adapter::FromTensors(*std::move(parsed), scaling, nullptr);
   }
 
  private:
@@ -76,13 +79,35 @@ TEST(AdapterTest, NamesEveryFault) {
   const auto adapter = file.Open();
   ASSERT_EQ(adapter.status().code(), absl::StatusCode::kInvalidArgument);
   const std::string message(adapter.status().message());
-  EXPECT_THAT(message, HasSubstr("DoRA"));
+  EXPECT_THAT(message, HasSubstr("module 'm': a magnitude vector is there, lora_A is missing"));
   EXPECT_THAT(message, HasSubstr("module 'lonely': lora_A is there, lora_B is missing"));
   EXPECT_THAT(message, HasSubstr("module 'ranks': lora_A [2, 3] and lora_B [3, 4] disagree about the rank"));
   EXPECT_THAT(message, HasSubstr("I32"));
   EXPECT_THAT(message, HasSubstr("expected two dimensions"));
   EXPECT_THAT(message, HasSubstr("are the same factor"));
   EXPECT_THAT(message, HasSubstr("'something.else' is not named like a LoRA factor"));
+}
+
+TEST(AdapterTest, MagnitudesAreThereWhereTheConfigSaysSo) {
+  TensorFile file;
+  file.Add("a.lora_A.weight", {2, 3});
+  file.Add("a.lora_B.weight", {5, 2});
+  file.Add("a.lora_magnitude_vector", {5}, format::DType::kBF16);
+  ASSERT_TRUE(file.Open(DoraScaling).ok()) << file.Open(DoraScaling).status();
+  const Adapter adapter = *file.Open(DoraScaling);
+  EXPECT_TRUE(adapter.has_magnitudes());
+  EXPECT_EQ(adapter.num_parameters(), 21);
+  EXPECT_EQ(adapter.modules()[0].magnitude.dtype, format::DType::kBF16);
+  EXPECT_THAT(std::string(RequireNoMagnitudes(adapter, "no use").message()), HasSubstr("use_dora): no use"));
+  EXPECT_THAT(std::string(file.Open().status().message()), HasSubstr("use_dora is not set"));
+  file.Add("b.lora_A.weight", {2, 3});
+  file.Add("b.lora_B.weight", {5, 2});
+  file.Add("c.lora_A.default.weight", {2, 3});
+  file.Add("c.lora_B.default.weight", {5, 2});
+  file.Add("c.lora_magnitude_vector.default.weight", {4});
+  const std::string message(file.Open(DoraScaling).status().message());
+  EXPECT_THAT(message, HasSubstr("module 'b': use_dora is set, lora_magnitude_vector is missing"));
+  EXPECT_THAT(message, HasSubstr("module 'c': 'c.lora_magnitude_vector.default.weight' has shape [4], expected [5]"));
 }
 
 TEST(AdapterTest, BuilderSortsAndKeepsItsBytesWhenMoved) {

@@ -44,6 +44,16 @@ class GgufAdapterTest : public ::testing::Test {
   testing::SimRuntime machine_;
 };
 
+TEST_F(GgufAdapterTest, MagnitudesAreRefused) {
+  AdapterBuilder builder;
+  builder.Add("model.layers.0.self_attn.q_proj", 1, 2, 2, 1, 1, {1, 2}, {3, 4});
+  builder.AddMagnitude({1, 1});
+  EXPECT_THAT(
+      WriteGgufAdapter(machine_.files(), "/a.gguf", std::move(builder).Build(), Base("llama", 1, 1), GgufType::kF32),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("strata-client merge")));
+  EXPECT_FALSE(machine_.files().Exists("/a.gguf"));
+}
+
 // What llama.cpp adds to the weight: alpha / rank B A with the rank of the tensors, rows as GGUF has them.
 double Applied(const format::Gguf& gguf, const std::string& name, int64_t row, int64_t column) {
   const std::vector<float> a = Floats(gguf, name + ".weight.lora_a");

@@ -45,6 +45,7 @@ adapter:
   alpha_pattern:
     q_proj: 1e1
   use_rslora: true
+  use_dora: true
   dropout: 0.1
 optimizer:
   learning_rate: 3e-4
@@ -82,6 +83,7 @@ void ExpectTrain(const TrainOptions& o) {
   EXPECT_THAT(o.adapter.rank_pattern, ElementsAre(Pair("z_proj", 16), Pair("a_proj", 2)));  // the file's order
   EXPECT_THAT(o.adapter.alpha_pattern, ElementsAre(Pair("q_proj", 10.0)));
   EXPECT_TRUE(o.adapter.use_rslora);
+  EXPECT_TRUE(o.adapter.use_dora);
   EXPECT_EQ(o.adapter.dropout, 0.1);
   EXPECT_EQ(o.optimizer.learning_rate, 3e-4);
   EXPECT_EQ(o.optimizer.beta1, 0.8);

@@ -181,6 +181,9 @@ TEST(FaultsTest, ImpossibleJobs) {
           "rounds: {count: 1}\nmax_rank: 8\ntraining:\n  adapter:\n    rank: 9\n    rank_pattern: {q_proj: 10}\n"),
       "j.yaml:7: `rank` is 9; expected at most 8, the job's `max_rank`\n"
       "j.yaml:8: `q_proj` has rank 10; expected at most 8, the job's `max_rank`");
+  EXPECT_THAT(Job(head + "rounds: {count: 1}\ntraining:\n  adapter:\n    use_dora: true\n"),
+              ::testing::AllOf(::testing::HasSubstr("j.yaml:6: `use_dora` in a job: "),
+                               ::testing::HasSubstr("strata-client train")));
   EXPECT_EQ(Job(head + "rounds: {count: 1}\nmodel:\n  digests:\n    - abc\nevaluation: {holdout: 1}\n"),
             "j.yaml:6: digest `abc`; expected WEIGHTS:SEMANTICS, 64 hexadecimal digits each, as `strata-client digest` "
             "prints it\n"

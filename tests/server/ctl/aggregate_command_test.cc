@@ -129,6 +129,14 @@ INSTANTIATE_TEST_SUITE_P(Cases, AggregateCommandTest, ::testing::ValuesIn(testin
 
 class AggregateCommandFlags : public AggregateCommandTest {};
 
+TEST_F(AggregateCommandFlags, AdaptersWithMagnitudesAreRefused) {
+  const std::string dora = testing::GoldenDir("lora/small-qwen3-dora");
+  const Ran ran = RunStratactl({"aggregate", "--out", root_ + "/out", dora, dora});
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_THAT(ran.err, ::testing::AllOf(HasSubstr(dora), HasSubstr("use_dora")));
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/out"));
+}
+
 TEST_F(AggregateCommandFlags, EqualWeightsByDefaultAndANoteWhenWeightsDoNotSumToOne) {
   GoldenCase golden("unequal-alpha");
   std::vector<std::string> sites;

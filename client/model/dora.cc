@@ -1,0 +1,79 @@
+#include "client/model/dora.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace strata::model {
+namespace {
+
+constexpr int64_t kBlockRows = 256;
+
+// value / norm; `otherwise` where the norm is 0.
+at::Tensor Over(const at::Tensor& value, const at::Tensor& norm, double otherwise) {
+  return at::where(norm > 0, value / norm, at::scalar_tensor(otherwise, value.options()));
+}
+
+// 1 + the changes; undefined: no row is changed.
+at::Tensor GainOf(std::span<const Addition> added) {
+  at::Tensor gain;
+  for (const Addition& one : added) {
+    if (one.change.defined()) gain = gain.defined() ? gain + one.change : one.change + 1;
+  }
+  return gain;
+}
+
+}  // namespace
+
+Addition AdditionOf(const at::Tensor& weight, const SideFactors& factors) {
+  Addition out{.change = {}, .a = factors.a, .b = factors.b * factors.scaling};
+  if (!factors.magnitude.defined()) return out;
+  const at::Tensor norms = RowNorms(weight, {&out, 1}).to(at::kFloat);
+  const at::Tensor gain = Over(factors.magnitude, norms, 1);
+  out.b *= gain.unsqueeze(1);
+  out.change = gain - 1;
+  return out;
+}
+
+at::Tensor RowNorms(const at::Tensor& weight, std::span<const Addition> added) {
+  const at::Tensor gain = GainOf(added);
+  at::Tensor norms = at::empty({weight.size(0)}, weight.options().dtype(at::kDouble));
+  for (int64_t first = 0; first < weight.size(0); first += kBlockRows) {
+    const int64_t count = std::min(kBlockRows, weight.size(0) - first);
+    at::Tensor rows = weight.narrow(0, first, count).to(at::kFloat);
+    if (gain.defined()) rows = rows * gain.narrow(0, first, count).unsqueeze(1);
+    for (const Addition& one : added) rows = at::addmm(rows, one.b.narrow(0, first, count), one.a);
+    norms.narrow(0, first, count).copy_(at::linalg_vector_norm(rows, 2, 1, /*keepdim=*/false, at::kDouble));
+  }
+  return norms;
+}
+
+void AddInPlace(const at::Tensor& weight, std::span<const Addition> added) {
+  at::Tensor rows = weight;
+  const at::Tensor gain = GainOf(added);
+  if (gain.defined()) rows.mul_(gain.unsqueeze(1));
+  for (const Addition& one : added) rows.add_(at::mm(one.b, one.a));
+}
+
+void Magnitude::Refresh(const at::Tensor& products) {
+  const at::Tensor a = factors_.a.to(at::kDouble);
+  const at::Tensor b = factors_.b.to(at::kDouble) * factors_.scaling;
+  const at::Tensor added = at::mm(b, at::mm(a, a.t())).add_(products.t(), 2);
+  norms_ = (squares_ + (b * added).sum(1)).clamp_min_(0).sqrt_().to(at::kFloat);
+  gain_.copy_(Over(factors_.magnitude, norms_, 1));
+}
+
+void Magnitude::Reset() {
+  factors_.magnitude.copy_(norms_);
+  gain_.fill_(1);
+}
+
+void Magnitude::Backward(const at::Tensor& dy, const at::Tensor& z, Arena& arena) const {
+  ArenaScope scope(arena);
+  at::Tensor product = arena.Take(dy.sizes(), at::kFloat);
+  at::mul_out(product, dy, z);
+  at::Tensor gradient = factors_.grad_magnitude;
+  gradient.add_(Over(product.sum(0), norms_, 0));
+}
+
+}  // namespace strata::model
