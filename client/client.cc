@@ -91,14 +91,14 @@ class Client::Core : public std::enable_shared_from_this<Client::Core> {
     });
   }
 
-  void Do(session::SendCheckIn action);
-  void Do(session::FetchBlob action);
+  void Do(const session::SendCheckIn& action);
+  void Do(const session::FetchBlob& action);
   void Do(session::StartTraining action);
   void Do(session::StopTraining) { stop_training_ = true; }
-  void Do(session::SubmitUpdate action);
-  void Do(session::SubmitEvaluation action);
-  void Do(session::SendProgress action);
-  void Do(session::Release action);
+  void Do(const session::SubmitUpdate& action);
+  void Do(const session::SubmitEvaluation& action);
+  void Do(const session::SendProgress& action);
+  void Do(const session::Release& action);
   void Do(session::SetTimer action);
   void Do(session::CancelTimer action);
   void Do(session::KeepBlobs action);
@@ -124,7 +124,7 @@ class Client::Core : public std::enable_shared_from_this<Client::Core> {
   std::atomic<bool> stop_training_ = false;
 };
 
-void Client::Core::Do(session::SendCheckIn action) {
+void Client::Core::Do(const session::SendCheckIn& action) {
   const config::ClientOptions& options = setup_.options;
   struct link::CheckIn request;
   request.models = setup_.offers;
@@ -140,7 +140,7 @@ void Client::Core::Do(session::SendCheckIn action) {
   });
 }
 
-void Client::Core::Do(session::FetchBlob action) {
+void Client::Core::Do(const session::FetchBlob& action) {
   OnDisk([action](Core& core) {
     if (core.state_.VerifyBlob(action.blob).ok()) {
       return core.Post(session::BlobFetched{.call = action.call, .bytes = uint64_t{0}});
@@ -238,7 +238,7 @@ absl::Status Client::Core::Save(const link::Assignment& assignment, const train:
   return state_.SaveUpdate(std::move(manifest), assignment.id, tensors);
 }
 
-void Client::Core::Do(session::SubmitUpdate action) {
+void Client::Core::Do(const session::SubmitUpdate& action) {
   OnDisk([action](Core& core) {
     auto answer = [self = core.shared_from_this(), call = action.call](absl::StatusOr<link::Receipt> receipt) {
       self->Post(session::Submitted{.call = call, .receipt = std::move(receipt)});
@@ -249,20 +249,20 @@ void Client::Core::Do(session::SubmitUpdate action) {
   });
 }
 
-void Client::Core::Do(session::SubmitEvaluation action) {
+void Client::Core::Do(const session::SubmitEvaluation& action) {
   parts_.link.SubmitEvaluation(action.assignment, action.metrics,
                                [self = shared_from_this(), call = action.call](auto receipt) {
                                  self->Post(session::Submitted{.call = call, .receipt = std::move(receipt)});
                                });
 }
 
-void Client::Core::Do(session::SendProgress action) {
+void Client::Core::Do(const session::SendProgress& action) {
   parts_.link.Report(action.progress, [self = shared_from_this(), call = action.call](auto answer) {
     self->Post(session::Reported{.call = call, .answer = std::move(answer)});
   });
 }
 
-void Client::Core::Do(session::Release action) {
+void Client::Core::Do(const session::Release& action) {
   parts_.link.Release(action.assignment, action.reason, [self = shared_from_this(), call = action.call](auto answer) {
     self->Post(session::Released{.call = call, .status = answer.status()});
   });

@@ -70,9 +70,8 @@ struct Module {
 };
 
 double Norm(const std::vector<double>& values) {
-  double squared = 0;
-  for (auto value = values.rbegin(); value != values.rend(); ++value) squared += *value * *value;
-  return std::sqrt(squared);
+  return std::sqrt(std::accumulate(values.rbegin(), values.rend(), 0.0,
+                                   [](double sum, double value) { return sum + value * value; }));
 }
 
 absl::StatusOr<Spread> SpreadOf(const format::TensorView& magnitude) {

@@ -111,6 +111,7 @@ PackedBatch Pack(const std::vector<const Example*>& rows) {
 
 std::vector<const Example*> Pointers(const std::vector<Example>& rows) {
   std::vector<const Example*> pointers;
+  pointers.reserve(rows.size());
   for (const Example& row : rows) pointers.push_back(&row);
   return pointers;
 }

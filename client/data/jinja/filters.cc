@@ -173,7 +173,7 @@ absl::StatusOr<Value> Round(FilterCall call) {
                scale);
 }
 
-absl::StatusOr<Value> Format(FilterCall call) {
+absl::StatusOr<Value> Format(FilterCall call) {  // NOLINT(performance-unnecessary-value-param): as all filters
   STRATA_ASSIGN_OR_RETURN(const std::string format, ToText(call.input));
   STRATA_ASSIGN_OR_RETURN(std::string text, FormatPercent(format, call.arguments.positional));
   return Value(std::move(text));

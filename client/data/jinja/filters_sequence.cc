@@ -87,6 +87,7 @@ absl::StatusOr<std::vector<Value>> Sorted(std::vector<std::pair<Value, Value>> k
   });
   STRATA_RETURN_IF_ERROR(status);
   std::vector<Value> items;
+  items.reserve(keyed.size());
   for (auto& [key, item] : keyed) items.push_back(std::move(item));
   return items;
 }

@@ -49,7 +49,7 @@ absl::StatusOr<Value> Range(Arguments arguments) {
 }
 
 // The entries of dict(other, name=value, ..).
-absl::StatusOr<std::vector<std::pair<Value, Value>>> EntriesOf(std::string_view function, Arguments arguments) {
+absl::StatusOr<std::vector<std::pair<Value, Value>>> EntriesOf(std::string_view function, Arguments&& arguments) {
   std::vector<std::pair<Value, Value>> entries;
   if (arguments.positional.size() > 1) return absl::InvalidArgumentError(Cat(function, " expects at most one mapping"));
   for (const Value& other : arguments.positional) {

@@ -127,7 +127,7 @@ class Interpreter::Macro : public Object {
     }
     for (auto& [name, value] : arguments.named) {
       const bool known = name == "caller" || std::any_of(parameters.begin(), parameters.end(),
-                                                         [&](const Parameter& p) { return p.name == name; });
+                                                         [&name = name](const Parameter& p) { return p.name == name; });
       if (!known) return Fault(Cat("macro '", statement_.name, "' takes no keyword argument '", name, "'"));
       scope.Set(name, std::move(value));
     }
@@ -183,7 +183,7 @@ absl::Status Interpreter::Write(std::string_view text) {
 absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Body& body) {
   for (const auto& statement : body) {
     STRATA_RETURN_IF_ERROR(Deeper());
-    const auto flow = Execute(*statement);
+    auto flow = Execute(*statement);
     --depth_;
     if (!flow.ok() && fault_line_ == 0) fault_line_ = statement->line;
     if (!flow.ok() || *flow != Flow::kOn) return flow;

@@ -37,6 +37,7 @@ bool IsUnsafe(const Value& value, std::string_view name) {
 
 absl::StatusOr<Value> TextList(const std::vector<std::string_view>& parts, bool is_tuple = false) {
   std::vector<Value> items;
+  items.reserve(parts.size());
   for (const std::string_view part : parts) items.emplace_back(part);
   return Value::MakeList(std::move(items), is_tuple);
 }

@@ -98,7 +98,7 @@ TEST(TextStream, EndsBeforeAStopString) {
   const auto tokenizer = ByteLevel();
   const std::vector<std::string> stops = {"\n\n", "END"};
   EXPECT_THAT(Pieces(*tokenizer, {}, Bytes("a\nb\n\nc"), stops), ElementsAre("a", "", "\nb", "", "", "", ""));
-  EXPECT_THAT(Pieces(*tokenizer, {}, Bytes("ENENDx"), stops), ElementsAre("", "", "", "", "EN", "", ""));
+  EXPECT_THAT(Pieces(*tokenizer, {}, Bytes("ENENDx"), stops), ElementsAre("", "", "EN", "", "", "", ""));
   EXPECT_THAT(Pieces(*tokenizer, {}, Bytes("EN"), stops), ElementsAre("", "", "EN"));  // not a whole one
   TextStream stream(*tokenizer, {}, stops);
   for (const int32_t id : Bytes("aEN")) stream.Append(id);

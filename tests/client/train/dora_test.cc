@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -46,7 +47,8 @@ class DoraTest : public ::testing::Test {
   static std::vector<model::NamedFactors> Frozen(const std::vector<std::string>& names) {
     std::vector<model::NamedFactors> all;
     for (const std::string& name : names) {
-      for (model::NamedFactors& f : peft::FrozenFactors(Golden(name), at::kCPU).value()) all.push_back(std::move(f));
+      absl::StatusOr<std::vector<model::NamedFactors>> factors = peft::FrozenFactors(Golden(name), at::kCPU);
+      all.insert(all.end(), std::make_move_iterator(factors->begin()), std::make_move_iterator(factors->end()));
     }
     return all;
   }
@@ -82,7 +84,8 @@ TEST(RowNorms, FollowFromProductsWithoutTheSum) {
   model::Magnitude magnitude(factors, model::RowNorms(w, {}), gain);
   magnitude.Refresh(at::mm(factors.a, w.t()));
   const at::Tensor norms = (w + 1.5 * at::mm(factors.b, factors.a)).to(at::kDouble).norm(2, 1);
-  EXPECT_LT(RelativeNorm(gain, 1 / norms), 1e-6);
+  // Not the gains themselves: they weigh the smallest norms most, where the squares cancel.
+  EXPECT_LT(RelativeNorm(1 / gain, norms), 1e-6);
   const model::Addition lora{.change = {}, .a = factors.a, .b = 1.5 * factors.b};
   EXPECT_LT(RelativeNorm(model::RowNorms(w, {&lora, 1}), norms), 1e-6);
   magnitude.Reset();
