@@ -1,4 +1,5 @@
-// The choice of the next token. Expected sets are transformers' (5.23) TemperatureLogitsWarper, TopKLogitsWarper,
+// The choice of the next token. Expected sets were worked out by hand from what is documented of transformers' (5.23)
+// TemperatureLogitsWarper, TopKLogitsWarper,
 // TopPLogitsWarper and MinPLogitsWarper, one after another, on the same logits.
 #include "client/generate/sampling.h"
 
