@@ -9,14 +9,34 @@
 
 namespace strata::kernels {
 
-enum class Type { kF32, kBF16 };
+// kInt8 and kNf4 are quantised weights, which only Product::w may be.
+enum class Type { kF32, kBF16, kInt8, kNf4 };
 
 // Row-major matrix in somebody else's memory; `stride` counts elements between rows and is at least `cols`.
 struct Rows {
-  void* data = nullptr;
+  void* data = nullptr;  // kNf4: Nf4[], whose rows follow one another
   Type type = Type::kF32;
   int64_t rows = 0, cols = 0, stride = 0;
+  const float* scales = nullptr;  // kInt8: of each row
 };
+
+// A matrix in NF4 with double quantisation, in bitsandbytes' layout: blocks of 64 values in row-major order (the last
+// may be short) share a scale, 256 scales one of their own.
+struct Nf4 {
+  int64_t rows = 0;
+  const uint8_t* codes = nullptr;       // two values a byte, the first in the high half
+  const uint8_t* scales = nullptr;      // of each block, in codes
+  const float* scale_scales = nullptr;  // of each 256 blocks
+  float offset = 0;                     // of all scales
+};
+
+// Weights -> codes. A value that is not finite makes its scale NaN.
+// Values from a block's start on: their codes and each block's scale, its largest magnitude.
+void QuantiseNf4(const float* values, int64_t count, uint8_t* codes, float* scales);
+// The scales of a whole matrix in codes; returns Nf4::offset.
+float QuantiseScales(const float* scales, int64_t count, uint8_t* codes, float* scale_scales);
+// One row; returns its scale, the largest magnitude over 127.
+float QuantiseInt8(const float* values, int64_t count, int8_t* out);
 
 // Added to rows [first_row, first_row + b.rows) of a matrix as it is read: b a. a [rank, matrix's cols], b [., rank],
 // fp32.
@@ -25,8 +45,8 @@ struct LowRank {
   int64_t first_row = 0;
 };
 
-// by_rows: y (+)= scale x (w + added)^T; else y (+)= scale x (w + added). x and y fp32; w fp32 or bf16, which is
-// widened as it is read. y overlaps neither.
+// by_rows: y (+)= scale x (w + added)^T; else y (+)= scale x (w + added). x and y fp32; w of any type, widened to fp32
+// as it is read. y overlaps neither.
 struct Product {
   Rows x, w, y;
   bool transposed_x = false;  // x^T is stored

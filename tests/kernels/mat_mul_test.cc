@@ -1,33 +1,21 @@
-// The matrix product against its formula in double, in every instruction set that this processor has: both orders, fp32
-// and bf16 weights, shapes with ragged edges, factors over some of the rows.
-#include "kernels/cpu/mat_mul.h"
-
+// The matrix product against its formula in double, in every instruction set that this processor has: both orders,
+// every type of weights, shapes with ragged edges, factors over some of the rows.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/ops.h"
+#include "tests/kernels/mat_mul_variants.h"
+#include "tests/kernels/quantised_matrix.h"
 
 namespace strata::kernels {
 namespace {
-
-struct Variant {
-  std::string name;
-  const MatMulOps* table;
-};
-
-std::vector<Variant> Variants() {
-  std::vector<Variant> all = {{"baseline", &BaselineMatMulOps()}};
-  if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
-    all.push_back({"avx2", &Avx2MatMulOps()});
-  if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0)
-    all.push_back({"avx512", &Avx512MatMulOps()});
-  return all;
-}
 
 struct Shape {
   int64_t tokens, rows, cols;           // x [tokens, .], w [rows, cols]
@@ -84,22 +72,14 @@ class Case {
                 .accumulate = form.accumulate};
     product_.w.type = form.type;
     if (form.type == Type::kBF16) product_.w.data = halves_.data();
+    if (form.type == Type::kInt8) QuantiseRows();
+    if (form.type == Type::kNf4) QuantiseParts();
   }
   Case(const Case&) = delete;
   Case& operator=(const Case&) = delete;
 
   const Product& product() const { return product_; }
   const std::vector<float>& y() const { return y_; }
-
-  void RunOn(const MatMulOps& ops) {
-    std::vector<float> packed(static_cast<size_t>(ops.packed_floats(product_)));
-    std::vector<float> scratch(static_cast<size_t>(ops.scratch_floats(product_)));
-    const int64_t tiles = (shape_.tokens + ops.tile_rows - 1) / ops.tile_rows;
-    const int64_t panels = (width_ + ops.panel_columns - 1) / ops.panel_columns;
-    ops.pack(product_, 0, tiles, packed.data());
-    ops.pack_added(product_, packed.data());
-    ops.columns(product_, packed.data(), 0, panels, scratch.data());
-  }
 
   // fp32 sums of products below 1 in magnitude: an error of a few units in the last place per addition.
   void Check() const {
@@ -137,10 +117,42 @@ class Case {
     return w;
   }
 
+  // The codes' values become the weights that Check expects.
+  void QuantiseRows() {
+    codes_.resize(w_.size());
+    scales_.resize(static_cast<size_t>(shape_.rows));
+    auto* codes = reinterpret_cast<int8_t*>(codes_.data());
+    for (int64_t r = 0; r < shape_.rows; ++r) {
+      float* row = w_.data() + r * shape_.cols;
+      const float scale = QuantiseInt8(row, shape_.cols, codes + r * shape_.cols);
+      scales_[static_cast<size_t>(r)] = scale;
+      for (int64_t c = 0; c < shape_.cols; ++c) row[c] = scale * static_cast<float>(codes[r * shape_.cols + c]);
+    }
+    product_.w.data = codes;
+    product_.w.scales = scales_.data();
+  }
+
+  // Two matrices below one another.
+  void QuantiseParts() {
+    int64_t first = 0;
+    for (const int64_t rows : {shape_.rows / 3, shape_.rows - shape_.rows / 3}) {
+      quantised_.push_back(std::make_unique<QuantisedMatrix>(w_.data() + first * shape_.cols, rows, shape_.cols));
+      parts_.push_back(quantised_.back()->view());
+      const std::vector<float> decoded = quantised_.back()->Decoded();
+      std::copy(decoded.begin(), decoded.end(), w_.begin() + first * shape_.cols);
+      first += rows;
+    }
+    product_.w.data = parts_.data();
+  }
+
   Shape shape_;
   int64_t depth_, width_, x_rows_ = 0, x_cols_ = 0;
   std::vector<float> x_, w_, a_, b_, y_, before_;
   std::vector<uint16_t> halves_;
+  std::vector<uint8_t> codes_;
+  std::vector<float> scales_;
+  std::vector<std::unique_ptr<QuantisedMatrix>> quantised_;
+  std::vector<Nf4> parts_;
   LowRank factors_;
   Product product_;
 };
@@ -158,14 +170,14 @@ const std::vector<Shape>& Shapes() {
   return shapes;
 }
 
-class MatMulTest : public ::testing::TestWithParam<Variant> {};
+class MatMulTest : public ::testing::TestWithParam<MatMulVariant> {};
 
 std::vector<Form> Forms() {
   std::vector<Form> forms;
   for (const bool by_rows : {true, false}) {
     for (const bool accumulate : {true, false}) {
       for (const bool transposed_x : {true, false}) {
-        for (const Type type : {Type::kF32, Type::kBF16}) {
+        for (const Type type : {Type::kF32, Type::kBF16, Type::kInt8, Type::kNf4}) {
           forms.push_back({.by_rows = by_rows,
                            .accumulate = accumulate,
                            .transposed_x = transposed_x,
@@ -183,9 +195,9 @@ TEST_P(MatMulTest, EqualsTheSumOfProducts) {
     for (const Form& form : Forms()) {
       SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, " << shape.rows << " x " << shape.cols
                                       << ", by rows " << form.by_rows << ", transposed x " << form.transposed_x
-                                      << ", bf16 " << (form.type == Type::kBF16));
+                                      << ", type " << static_cast<int>(form.type));
       Case c(shape, form);
-      c.RunOn(*GetParam().table);
+      RunOn(*GetParam().table, c.product());
       c.Check();
     }
   }
@@ -194,21 +206,21 @@ TEST_P(MatMulTest, EqualsTheSumOfProducts) {
 TEST_P(MatMulTest, NaNReachesItsRowAlone) {
   Case c({.tokens = 8, .rows = 40, .cols = 40}, {});
   static_cast<float*>(c.product().x.data)[3 * c.product().x.stride + 7] = std::numeric_limits<float>::quiet_NaN();
-  c.RunOn(*GetParam().table);
+  RunOn(*GetParam().table, c.product());
   for (int64_t t = 0; t < 8; ++t) {
     for (int64_t o = 0; o < 40; ++o)
       EXPECT_EQ(std::isnan(c.y()[static_cast<size_t>(t * c.product().y.stride + o)]), t == 3) << t << ", " << o;
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, MatMulTest, ::testing::ValuesIn(Variants()),
-                         [](const ::testing::TestParamInfo<Variant>& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Variants, MatMulTest, ::testing::ValuesIn(MatMulVariants()),
+                         [](const ::testing::TestParamInfo<MatMulVariant>& info) { return info.param.name; });
 
 TEST(MatMulThreadsTest, AnyNumberOfThreadsGivesTheSameBytes) {
   const Shape shape = {.tokens = 50, .rows = 330, .cols = 577, .rank = 4, .first = 10, .of = 300};
   std::vector<float> first;
   for (const int threads : {1, 2, 3, 64}) {
-    Case c(shape, {.accumulate = true, .type = Type::kBF16});
+    Case c(shape, {.accumulate = true, .type = Type::kNf4});
     std::vector<char> workspace(static_cast<size_t>(MatMulWorkspace(c.product(), threads)));
     MatMul(c.product(), workspace.data(), threads);
     c.Check();
