@@ -25,7 +25,7 @@ namespace {
 using Json = nlohmann::json;
 
 struct EvalFlags {
-  std::string model, adapters_file, chat_template, dtype = "fp32", device = "auto", format = "text";
+  std::string model, adapters_file, chat_template, dtype = "fp32", base_dtype, device = "auto", format = "text";
   std::vector<std::string> data, choices, adapters;
   std::string on_bad_row = "stop";
   uint32_t max_length = 1024;
@@ -160,11 +160,11 @@ absl::StatusOr<Inputs> ReadInputs(const EvalFlags& flags, runtime::FileSystem& f
   return inputs;
 }
 
-absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& candidates, Interruptible& session) {
+absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& candidates,
+                      const config::Precision& precision, Interruptible& session) {
   runtime::Runtime runtime = session.runtime();
   train::ModelCache models(runtime.files, flags.threads);
-  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
-                          models.Get(flags.model, ParseDType(flags.dtype), flags.device));
+  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded, models.Get(flags.model, precision, flags.device));
   STRATA_ASSIGN_OR_RETURN(const Inputs inputs, ReadInputs(flags, runtime.files, models, *loaded));
   const auto keep_going = [&] { return !session.stopped(); };
   model::Transformer& model = *loaded->transformer;
@@ -192,7 +192,11 @@ int Run(const EvalFlags& flags) {
   Interruptible session;
   const auto candidates = ReadCandidates(session.runtime().files, flags);
   if (!candidates.ok()) return ReportError(candidates.status(), true);
-  const absl::Status status = Evaluate(flags, *candidates, session);
+  config::TrainOptions options;
+  options.device = flags.device;
+  if (absl::Status status = SetPrecision(flags.dtype, flags.base_dtype, options); !status.ok())
+    return ReportError(status, true);
+  const absl::Status status = Evaluate(flags, *candidates, options.precision(), session);
   if (status.ok()) return 0;
   const int code = ReportError(status, false);
   return absl::IsCancelled(status) && session.stopped() ? session.exit_code() : code;
@@ -225,6 +229,8 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--on-bad-row", flags->on_bad_row, "stop (default) or skip")
       ->check(CLI::IsMember({"stop", "skip"}));
   command->add_option("--dtype", flags->dtype, "fp32 (default) or bf16")->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, int8 or nf4 (default: as --dtype)")
+      ->check(CLI::IsMember({"fp32", "bf16", "int8", "nf4"}));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
       ->check(CLI::PositiveNumber);

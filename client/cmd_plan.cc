@@ -37,7 +37,8 @@ absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, r
                       {"trainable_parameters", parameters},
                       {"tokens_per_step", tokens},
                       {"micro_batch_tokens", shape.micro_batch_tokens},
-                      {"gradient_checkpointing", shape.recompute}}
+                      {"gradient_checkpointing", shape.recompute},
+                      {"base_dtype", config::BaseDTypeWord(run.options.precision().base)}}
                      .dump()
               << "\n";
     return absl::OkStatus();
@@ -47,10 +48,11 @@ absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, r
       "peak memory       %.0f MiB: weights %.0f, adapter %.0f, activations %.0f, program %.0f\n"
       "adapter           %.1f MiB, %u parameters in %u modules\n"
       "tokens a step     %u at most\n"
-      "micro-batches     %u tokens, gradient_checkpointing %s\n",
+      "micro-batches     %u tokens, gradient_checkpointing %s\n"
+      "base_dtype        %s\n",
       mib(needs.peak()), mib(needs.weights), mib(needs.adapter), mib(needs.activations), mib(needs.fixed),
       mib(parameters * sizeof(float)), parameters, run.targets.size(), tokens, shape.micro_batch_tokens,
-      shape.recompute ? "on" : "off");
+      shape.recompute ? "on" : "off", config::BaseDTypeWord(run.options.precision().base));
   return absl::OkStatus();
 }
 

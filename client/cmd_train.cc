@@ -32,7 +32,7 @@ namespace {
 using Json = nlohmann::json;
 
 struct TrainFlags {
-  std::string model, data, out, config, init_adapter, dtype, device, format = "text";
+  std::string model, data, out, config, init_adapter, dtype, base_dtype, device, format = "text";
   std::vector<std::string> base_adapters;
   std::optional<uint64_t> seed;
   int threads = 0;
@@ -47,8 +47,8 @@ struct Outcome {
 
 absl::StatusOr<config::TrainOptions> ReadOptions(runtime::FileSystem& files, const TrainFlags& flags) {
   STRATA_ASSIGN_OR_RETURN(config::TrainOptions options, ReadTrainOptions(files, flags.config));
-  if (!flags.dtype.empty()) options.dtype = ParseDType(flags.dtype);
   if (!flags.device.empty()) options.device = flags.device;
+  STRATA_RETURN_IF_ERROR(SetPrecision(flags.dtype, flags.base_dtype, options));
   if (flags.seed.has_value()) options.seed = *flags.seed;
   return options;
 }
@@ -236,7 +236,8 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
   runtime::Runtime runtime = session.runtime();
   Reporter& reporter = *standing.reporter;
   train::ModelCache models(runtime.files, flags.threads);
-  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded, models.Get(flags.model, options.dtype, options.device));
+  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
+                          models.Get(flags.model, options.precision(), options.device));
   model::Transformer& model = *loaded->transformer;
   STRATA_ASSIGN_OR_RETURN(const data::Dataset rows,
                           models.ReadRows(*loaded, flags.data, train::RowPolicyOf(options, flags.out)));
@@ -268,22 +269,23 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
 }
 
 // Everything that can be wrong is found before the model is loaded.
-absl::Status Train(const TrainFlags& flags, const config::TrainOptions& options, Interruptible& session,
-                   Outcome& misuse) {
+absl::Status Train(const TrainFlags& flags, config::TrainOptions options, Interruptible& session, Outcome& misuse) {
   runtime::Runtime runtime = session.runtime();
   Reporter reporter(flags.format == "json");
   STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(runtime.files, flags.model));
   Plan plan;
   misuse = PlanTargets(flags, options, model->LinearModules(), runtime.files, plan);
   STRATA_RETURN_IF_ERROR(misuse.status);
-  STRATA_ASSIGN_OR_RETURN(plan.shape, train::ChooseShape(*model, {.options = options, .targets = plan.targets}));
+  train::PlannedRun planned{.options = options, .targets = plan.targets};
+  STRATA_ASSIGN_OR_RETURN(plan.shape, train::ChooseShape(*model, planned));
+  options.base_dtype = planned.options.base_dtype;
   STRATA_ASSIGN_OR_RETURN(train::RunInputs inputs, InputsOf(flags, options, *model, runtime.files));
   STRATA_ASSIGN_OR_RETURN(const Standing standing, FindRun(flags, options, std::move(inputs), runtime, reporter));
   if (standing.run.has_value() && standing.run->finished) {
     reporter.AlreadyFinished(standing.run->position, flags.out);
     return absl::OkStatus();
   }
-  if (options.max_memory > 0) reporter.Note(train::FittedNote(plan.shape));
+  if (options.max_memory > 0) reporter.Note(train::FittedNote(plan.shape, options.precision()));
   return Execute(flags, options, session, std::move(plan), standing);
 }
 
@@ -323,6 +325,8 @@ void AddTrainCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--base-adapter", flags->base_adapters, "Frozen beneath the adapter; several add up");
   command->add_option("--dtype", flags->dtype, "fp32 or bf16; before the configuration's")
       ->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, int8 or nf4; before the configuration's")
+      ->check(CLI::IsMember({"fp32", "bf16", "int8", "nf4"}));
   command->add_option("--device", flags->device, "auto, cpu or cuda:N; before the configuration's");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
       ->check(CLI::PositiveNumber);

@@ -72,4 +72,11 @@ config::ComputeDType ParseDType(const std::string& word) {
   return word == "bf16" ? config::ComputeDType::kBf16 : config::ComputeDType::kFp32;
 }
 
+absl::Status SetPrecision(const std::string& dtype, const std::string& base_dtype, config::TrainOptions& options) {
+  if (!dtype.empty()) options.dtype = ParseDType(dtype);
+  if (!base_dtype.empty()) options.base_dtype = config::ParseBaseDType(base_dtype);
+  const std::string fault = config::PrecisionFault(options.precision(), options.device.starts_with("cuda"));
+  return fault.empty() ? absl::OkStatus() : absl::InvalidArgumentError(fault);
+}
+
 }  // namespace strata

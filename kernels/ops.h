@@ -11,6 +11,7 @@ namespace strata::kernels {
 
 // kInt8 and kNf4 are quantised weights, which only Product::w may be.
 enum class Type { kF32, kBF16, kInt8, kNf4 };
+constexpr bool IsQuantised(Type type) { return type == Type::kInt8 || type == Type::kNf4; }
 
 // Row-major matrix in somebody else's memory; `stride` counts elements between rows and is at least `cols`.
 struct Rows {
@@ -20,15 +21,31 @@ struct Rows {
   const float* scales = nullptr;  // kInt8: of each row
 };
 
-// A matrix in NF4 with double quantisation, in bitsandbytes' layout: blocks of 64 values in row-major order (the last
-// may be short) share a scale, 256 scales one of their own.
+// A matrix in NF4 with double quantisation, in bitsandbytes' layout: blocks of kNf4Block values in row-major order (the
+// last may be short) share a scale, kNf4ScaleBlock scales one of their own.
+inline constexpr int64_t kNf4Block = 64;
+inline constexpr int64_t kNf4ScaleBlock = 256;
 struct Nf4 {
   int64_t rows = 0;
   const uint8_t* codes = nullptr;       // two values a byte, the first in the high half
   const uint8_t* scales = nullptr;      // of each block, in codes
-  const float* scale_scales = nullptr;  // of each 256 blocks
+  const float* scale_scales = nullptr;  // of so many scales
   float offset = 0;                     // of all scales
 };
+
+// How many elements the arrays of Nf4 have for a matrix of so many values.
+struct Nf4Sizes {
+  int64_t codes = 0, scales = 0, scale_scales = 0;
+};
+constexpr Nf4Sizes Nf4SizesOf(int64_t values) {
+  const int64_t blocks = (values + kNf4Block - 1) / kNf4Block;
+  return {.codes = (values + 1) / 2, .scales = blocks, .scale_scales = (blocks + kNf4ScaleBlock - 1) / kNf4ScaleBlock};
+}
+
+constexpr int64_t Nf4Bytes(int64_t values) {
+  const Nf4Sizes sizes = Nf4SizesOf(values);
+  return sizes.codes + sizes.scales + sizes.scale_scales * static_cast<int64_t>(sizeof(float));
+}
 
 // Weights -> codes. A value that is not finite makes its scale NaN.
 // Values from a block's start on: their codes and each block's scale, its largest magnitude.

@@ -30,7 +30,7 @@ void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_
     Multiply(y, x, by_rows ? w.matrix.t() : w.matrix, accumulate);
   } else if (x.size(0) > 0) {
     Run({.x = RowsOf(x),
-         .w = RowsOf(w.matrix),
+         .w = w.rows,
          .y = RowsOf(y),
          .added = w.added.data(),
          .num_added = static_cast<int64_t>(w.added.size()),
@@ -40,6 +40,8 @@ void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_
 }
 
 }  // namespace
+
+Operand::Operand(const at::Tensor& m) : matrix(m), rows(RowsOf(m)) {}
 
 bool FoldsFactors(at::ScalarType type, at::Device device) { return type == at::kFloat && device.is_cpu(); }
 

@@ -13,10 +13,13 @@ namespace strata::model {
 
 // The right operand: a matrix, and factors that are added to it while it is read.
 struct Operand {
-  Operand(const at::Tensor& m) : matrix(m) {}  // NOLINT(google-explicit-constructor): mostly a bare matrix
-  Operand(const at::Tensor& m, std::span<const kernels::LowRank> a) : matrix(m), added(a) {}
+  Operand(const at::Tensor& m);  // NOLINT(google-explicit-constructor): mostly a bare matrix
+  // `r`: the matrix as the kernels read it, quantised perhaps; only with FoldsFactors.
+  Operand(const at::Tensor& m, const kernels::Rows& r, std::span<const kernels::LowRank> a)
+      : matrix(m), rows(r), added(a) {}
 
   const at::Tensor& matrix;
+  kernels::Rows rows;
   std::span<const kernels::LowRank> added;
 };
 

@@ -81,6 +81,15 @@ std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config) {
   return tensors;
 }
 
+uint64_t HeldBytes(const ExpectedTensor& tensor, const config::Precision& precision) {
+  uint64_t elements = 1;
+  for (const int64_t extent : tensor.shape) elements *= static_cast<uint64_t>(extent);
+  if (tensor.shape.size() == 1 || precision.base == config::BaseDType::kFp32) return 4 * elements;
+  if (!tensor.linear || !precision.quantised()) return 2 * elements;
+  if (precision.base == config::BaseDType::kInt8) return elements + 4 * static_cast<uint64_t>(tensor.shape[0]);
+  return static_cast<uint64_t>(kernels::Nf4Bytes(static_cast<int64_t>(elements)));
+}
+
 std::vector<config::ModuleShape> LinearModulesOf(const ModelConfig& config) {
   const Family& family = FamilyOf(config);
   std::vector<config::ModuleShape> modules;

@@ -9,6 +9,7 @@
 #include "client/model/family.h"
 #include "client/model/model_files.h"
 #include "common/config/options.h"
+#include "common/config/precision.h"
 
 namespace strata::model {
 
@@ -20,6 +21,10 @@ struct ExpectedTensor {
 
 // All tensors of the model, in no particular order; lm_head.weight only when it is not tied.
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config);
+
+// What it takes of memory: linear modules as precision.base says; other matrices in its type, or in bf16 where that is
+// quantised; vectors in fp32.
+uint64_t HeldBytes(const ExpectedTensor& tensor, const config::Precision& precision);
 
 // The linear modules of each layer, then lm_head when it is not tied.
 std::vector<config::ModuleShape> LinearModulesOf(const ModelConfig& config);

@@ -44,16 +44,18 @@ CachedRows RowsBehind(KvCache& cache, const std::vector<Continuation>& continuat
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(std::unique_ptr<ModelFiles> files,
-                                                               config::ComputeDType dtype, at::Device device,
+                                                               const config::Precision& precision, at::Device device,
                                                                int threads) {
+  const std::string fault = config::PrecisionFault(precision, !device.is_cpu());
+  if (!fault.empty()) return absl::InvalidArgumentError(fault);
   const bool native = PrepareProcessor() == Bf16Gemm::kNative || !device.is_cpu();
   return TorchGuard("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Transformer>> {
     c10::InferenceMode inference;
     at::set_num_threads(threads > 0 ? threads : runtime::NumCores());
     std::unique_ptr<Transformer> model(new Transformer(std::move(files), device));
-    const at::ScalarType type = dtype == config::ComputeDType::kFp32 ? at::kFloat : at::kBFloat16;
-    STRATA_ASSIGN_OR_RETURN(model->weights_, LoadWeights(*model->files_, type, device));
-    model->weights_.activation_type = native ? type : at::kFloat;
+    STRATA_ASSIGN_OR_RETURN(model->weights_, LoadWeights(*model->files_, precision, device));
+    const bool bf16 = precision.compute == config::ComputeDType::kBf16 && !precision.quantised() && native;
+    model->weights_.activation_type = bf16 ? at::kBFloat16 : at::kFloat;
     STRATA_RETURN_IF_ERROR(model->Rebuild());
     return model;
   });
@@ -128,6 +130,8 @@ absl::Status Transformer::SetBase(const std::vector<NamedFactors>& base, BaseRou
     c10::InferenceMode inference;
     const bool fp32 = weights_.embedding.scalar_type() == at::kFloat;
     const bool merge = route == BaseRoute::kMerge || (route == BaseRoute::kByDtype && fp32);
+    if (merge && kernels::IsQuantised(weights_.layers.front().groups[kQkv].View().type))
+      return absl::InvalidArgumentError("the base adapter is never merged into quantised weights");
     const std::vector<NamedFactors> none;
     if (merge || !merged_.empty()) STRATA_RETURN_IF_ERROR(Merge(merge ? base : none));
     side_base_ = merge ? none : base;

@@ -28,9 +28,9 @@ struct NamedFactors {
   SideFactors factors;
 };
 
-// How C_t is applied: by the compute dtype, or as told (tests).
+// How C_t is applied: by what the weights are held in, or as told (tests).
 enum class BaseRoute {
-  kByDtype,  // merged into fp32 weights, side columns over bf16
+  kByDtype,  // merged into fp32 weights, beside all others
   kSide,
   kMerge,
 };
@@ -53,9 +53,11 @@ struct Continuation {
 class Transformer {
  public:
   // Reads the weights; `files` is kept for reading pristine rows again. The processor is prepared (processor.h) and
-  // `threads` threads (0: all cores) compute.
+  // `threads` threads (0: all cores) compute. Over quantised weights that is done in fp32. INVALID_ARGUMENT: a
+  // precision that contradicts itself or is not available on the device.
   static absl::StatusOr<std::unique_ptr<Transformer>> Load(std::unique_ptr<ModelFiles> files,
-                                                           config::ComputeDType dtype, at::Device device, int threads);
+                                                           const config::Precision& precision, at::Device device,
+                                                           int threads);
 
   const ModelConfig& config() const { return files_->config(); }
   const ModelFiles& files() const { return *files_; }
@@ -63,7 +65,8 @@ class Transformer {
   size_t resident_bytes() const { return weights_.resident_bytes; }
 
   // Sets C_t (several factors of one module add up), replacing the one before; merged modules are first read again from
-  // the files. INVALID_ARGUMENT: a module that the model lacks, or factors of another shape.
+  // the files. INVALID_ARGUMENT: a module that the model lacks, factors of another shape, or kMerge over quantised
+  // weights.
   absl::Status SetBase(const std::vector<NamedFactors>& base, BaseRoute route);
   // Sets the trained factors (each with gradients), replacing the ones before. Their tensors are borrowed. Errors as
   // SetBase.

@@ -1,115 +1,49 @@
 #include "client/model/weights.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "client/model/arena.h"
 #include "client/model/model_tensors.h"
+#include "client/model/read_matrix.h"
 #include "client/model/torch_guard.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
-#include "kernels/ops.h"
 
 namespace strata::model {
 namespace {
 
-constexpr int64_t kBlockElements = int64_t{1} << 18;
 constexpr size_t kAlignment = 64;
-
-// The first failure of several threads.
-class FirstError {
- public:
-  void Update(const absl::Status& status) {
-    if (status.ok()) return;
-    absl::MutexLock lock(&mutex_);
-    if (status_.ok()) status_ = status;
-  }
-  absl::Status get() {
-    absl::MutexLock lock(&mutex_);
-    return status_;
-  }
-
- private:
-  absl::Mutex mutex_;
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);
-};
-
-absl::Status ReadBlock(const ModelFiles& files, const std::string& name, int64_t first, int64_t rows,
-                       const at::Tensor& out) {
-  const int64_t cols = out.size(1);
-  const auto count = static_cast<size_t>(rows * cols);
-  if (out.scalar_type() == at::kFloat)
-    return files.ReadRows(name, first, {out.data_ptr<float>() + first * cols, count});
-  std::vector<float> wide(count);
-  STRATA_RETURN_IF_ERROR(files.ReadRows(name, first, wide));
-  kernels::RoundToBf16(wide.data(), static_cast<uint16_t*>(out.data_ptr()) + first * cols, static_cast<int64_t>(count));
-  return absl::OkStatus();
-}
-
-// Fills `out`, a contiguous CPU matrix of fp32 or bf16, with the whole tensor.
-absl::Status ReadMatrix(const ModelFiles& files, const ModelTensor& tensor, const at::Tensor& out) {
-  const std::span<const std::byte> raw = files.RawBytes(tensor.name);
-  const bool same = (tensor.stored_dtype == "BF16" && out.scalar_type() == at::kBFloat16) ||
-                    (tensor.stored_dtype == "F32" && out.scalar_type() == at::kFloat);
-  const int64_t rows = out.size(0);
-  const int64_t block = std::max<int64_t>(kBlockElements / std::max<int64_t>(out.size(1), 1), 1);
-  FirstError error;
-  at::parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t first = b * block;
-      const int64_t count = std::min(block, rows - first);
-      if (same && !raw.empty()) {
-        const size_t row_bytes = static_cast<size_t>(out.size(1)) * out.element_size();
-        std::memcpy(static_cast<std::byte*>(out.data_ptr()) + static_cast<size_t>(first) * row_bytes,
-                    raw.data() + static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes);
-      } else {
-        error.Update(ReadBlock(files, tensor.name, first, count, out));
-      }
-    }
-  });
-  files.ReleasePages(tensor.name);
-  return error.get();
-}
 
 // Hands out pieces of one allocation, and reads tensors into them.
 class Loader {
  public:
-  Loader(const ModelFiles& files, at::ScalarType dtype, at::Device device)
-      : files_(files), dtype_(dtype), device_(device) {}
+  Loader(const ModelFiles& files, const config::Precision& precision, at::Device device)
+      : files_(files),
+        precision_(precision),
+        dtype_(precision.base == config::BaseDType::kFp32 ? at::kFloat : at::kBFloat16),
+        device_(device) {}
 
-  absl::Status Reserve() {
+  void Reserve() {
     size_t bytes = 0;
-    for (const ModelTensor& t : files_.tensors()) bytes += Padded(t.shape, t.shape.size() == 1 ? at::kFloat : dtype_);
-    // Fused groups share one piece, so that padding is counted at least once too often: enough.
+    // No tensor is in more than two pieces.
+    for (const ExpectedTensor& t : ExpectedTensors(files_.config())) bytes += HeldBytes(t, precision_) + 2 * kAlignment;
     memory_ = AllocateBytes(bytes, device_);
-    return absl::OkStatus();
   }
 
   at::Tensor Take(at::IntArrayRef shape, at::ScalarType type) {
-    const size_t bytes = Padded(shape, type);
-    at::Tensor out =
-        memory_.narrow(0, static_cast<int64_t>(used_), static_cast<int64_t>(Exact(shape, type))).view(type).view(shape);
-    used_ += bytes;
+    size_t bytes = at::elementSize(type);
+    for (const int64_t n : shape) bytes *= static_cast<size_t>(n);
+    at::Tensor out = memory_.narrow(0, static_cast<int64_t>(used_), static_cast<int64_t>(bytes)).view(type).view(shape);
+    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
     return out;
   }
 
   absl::Status Read(const std::string& name, const at::Tensor& out) {
-    const ModelTensor* tensor = Find(name);
-    if (tensor == nullptr)
-      return absl::InvalidArgumentError(absl::StrCat(files_.path(), ": tensor ", name, " is missing"));
-    int64_t elements = 1;
-    for (const int64_t n : tensor->shape) elements *= n;
-    if (elements != out.numel()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(files_.path(), ": tensor ", name, " has ", elements, " elements, expected ", out.numel()));
-    }
+    STRATA_ASSIGN_OR_RETURN(const ModelTensor* tensor, Find(name, out.numel()));
     const at::Tensor rows = out.dim() == 1 ? out.unsqueeze(0) : out;
     const at::Tensor matrix = tensor->input_major ? rows.t() : rows;
     if (device_.is_cpu() && !tensor->input_major) return ReadMatrix(files_, *tensor, matrix);
@@ -147,36 +81,75 @@ class Loader {
       group.modules.push_back({.name = name, .first_row = rows, .rows = count});
       rows += count;
     }
-    group.weight = Take({rows, in}, dtype_);
+    TakeWeight(group);
     if (bias) group.bias = Take({rows}, at::kFloat);
     for (const LinearModule& m : group.modules) {
-      STRATA_RETURN_IF_ERROR(Read(m.name + ".weight", group.weight.narrow(0, m.first_row, m.rows)));
+      STRATA_RETURN_IF_ERROR(ReadWeight(m, group));
       if (bias) STRATA_RETURN_IF_ERROR(Read(m.name + ".bias", group.bias.narrow(0, m.first_row, m.rows)));
     }
     return group;
   }
 
+  absl::Status ReadWeight(const LinearModule& module, LinearGroup& group) {
+    const std::string name = module.name + ".weight";
+    if (precision_.base == config::BaseDType::kNf4) return ReadInNf4(name, module, group);
+    const at::Tensor rows = group.weight.narrow(0, module.first_row, module.rows);
+    if (precision_.base != config::BaseDType::kInt8) return Read(name, rows);
+    STRATA_ASSIGN_OR_RETURN(const ModelTensor* tensor, Find(name, rows.numel()));
+    return ReadInt8(files_, *tensor, rows, group.scales.narrow(0, module.first_row, module.rows));
+  }
+
   size_t bytes() const { return used_; }
 
  private:
-  static size_t Exact(at::IntArrayRef shape, at::ScalarType type) {
-    size_t bytes = at::elementSize(type);
-    for (const int64_t n : shape) bytes *= static_cast<size_t>(n);
-    return bytes;
-  }
-  static size_t Padded(at::IntArrayRef shape, at::ScalarType type) {
-    return (Exact(shape, type) + kAlignment - 1) / kAlignment * kAlignment;
+  // NF4: each module's arrays on their own lines of the cache.
+  static int64_t Nf4Piece(int64_t values) {
+    constexpr auto kPiece = static_cast<int64_t>(kAlignment);
+    return (kernels::Nf4Bytes(values) + kPiece - 1) / kPiece * kPiece;
   }
 
-  const ModelTensor* Find(const std::string& name) const {
+  void TakeWeight(LinearGroup& group) {
+    if (precision_.base == config::BaseDType::kNf4) {
+      int64_t bytes = 0;
+      for (const LinearModule& m : group.modules) bytes += Nf4Piece(m.rows * group.in);
+      group.weight = Take({bytes}, at::kByte);
+    } else if (precision_.base == config::BaseDType::kInt8) {
+      group.weight = Take({group.rows(), group.in}, at::kChar);
+      group.scales = Take({group.rows()}, at::kFloat);
+    } else {
+      group.weight = Take({group.rows(), group.in}, dtype_);
+    }
+  }
+
+  // Modules come in order.
+  absl::Status ReadInNf4(const std::string& name, const LinearModule& module, LinearGroup& group) {
+    STRATA_ASSIGN_OR_RETURN(const ModelTensor* tensor, Find(name, module.rows * group.in));
+    int64_t before = 0;
+    for (const kernels::Nf4& part : group.nf4) before += Nf4Piece(part.rows * group.in);
+    auto* arrays = static_cast<std::byte*>(group.weight.data_ptr()) + before;
+    STRATA_ASSIGN_OR_RETURN(const kernels::Nf4 matrix, ReadNf4(files_, *tensor, module.rows, group.in, arrays));
+    group.nf4.push_back(matrix);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<const ModelTensor*> Find(const std::string& name, int64_t elements) const {
     const auto& tensors = files_.tensors();
     const auto it = std::lower_bound(tensors.begin(), tensors.end(), name,
                                      [](const ModelTensor& t, const std::string& n) { return t.name < n; });
-    return it != tensors.end() && it->name == name ? &*it : nullptr;
+    if (it == tensors.end() || it->name != name)
+      return absl::InvalidArgumentError(absl::StrCat(files_.path(), ": tensor ", name, " is missing"));
+    int64_t found = 1;
+    for (const int64_t n : it->shape) found *= n;
+    if (found != elements) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(files_.path(), ": tensor ", name, " has ", found, " elements, expected ", elements));
+    }
+    return &*it;
   }
 
   const ModelFiles& files_;
-  at::ScalarType dtype_;
+  config::Precision precision_;
+  at::ScalarType dtype_;  // of what is not quantised
   at::Device device_;
   at::Tensor memory_;
   size_t used_ = 0;
@@ -214,11 +187,26 @@ Weights::Place Weights::Find(std::string_view name) const {
   return {};
 }
 
-absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, at::ScalarType dtype, at::Device device) {
+kernels::Rows LinearGroup::View() const {
+  kernels::Rows view = {.rows = rows(), .cols = in, .stride = in};
+  if (!nf4.empty()) {
+    view.type = kernels::Type::kNf4;
+    view.data = const_cast<kernels::Nf4*>(nf4.data());  // operands are read only
+  } else if (scales.defined()) {
+    view.type = kernels::Type::kInt8;
+    view.data = weight.data_ptr();
+    view.scales = scales.const_data_ptr<float>();
+  } else {
+    return RowsOf(weight);
+  }
+  return view;
+}
+
+absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, const config::Precision& precision, at::Device device) {
   return TorchGuard("loading " + files.path(), [&]() -> absl::StatusOr<Weights> {
     const ModelConfig& c = files.config();
-    Loader loader(files, dtype, device);
-    STRATA_RETURN_IF_ERROR(loader.Reserve());
+    Loader loader(files, precision, device);
+    loader.Reserve();
     Weights weights;
     const Family& family = FamilyOf(c);
     STRATA_ASSIGN_OR_RETURN(
@@ -243,8 +231,9 @@ absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, at::ScalarType dtyp
 
 absl::Status ReloadModule(const ModelFiles& files, const LinearModule& module, LinearGroup& group) {
   return TorchGuard("reading " + module.name, [&]() -> absl::Status {
-    Loader loader(files, group.weight.scalar_type(), group.weight.device());
-    return loader.Read(module.name + ".weight", group.weight.narrow(0, module.first_row, module.rows));
+    const bool fp32 = group.weight.scalar_type() == at::kFloat;
+    Loader loader(files, fp32 ? config::ComputeDType::kFp32 : config::ComputeDType::kBf16, group.weight.device());
+    return loader.ReadWeight(module, group);
   });
 }
 

@@ -1,4 +1,4 @@
-// The base model's weights: one resident copy in the compute dtype.
+// The base model's weights: one resident copy.
 #ifndef STRATA_CLIENT_MODEL_WEIGHTS_H_
 #define STRATA_CLIENT_MODEL_WEIGHTS_H_
 
@@ -14,6 +14,7 @@
 #include "client/model/family.h"
 #include "client/model/model_files.h"
 #include "client/model/ops.h"
+#include "common/config/precision.h"
 
 namespace strata::model {
 
@@ -25,10 +26,16 @@ struct LinearModule {
 
 // Linear modules that read the same input, as one matrix.
 struct LinearGroup {
-  at::Tensor weight;  // [sum of rows, in], compute dtype
-  at::Tensor bias;    // fp32 [sum of rows]; undefined where there is none
+  at::Tensor weight;              // [sum of rows, in], fp32, bf16 or int8; NF4: the bytes that `nf4` looks into
+  at::Tensor scales;              // int8: fp32 [sum of rows]
+  std::vector<kernels::Nf4> nf4;  // NF4: of each module
+  at::Tensor bias;                // fp32 [sum of rows]; undefined where there is none
   int64_t in = 0;
   std::vector<LinearModule> modules;
+
+  int64_t rows() const { return modules.back().first_row + modules.back().rows; }
+  // What the kernels' product reads; looks into this group.
+  kernels::Rows View() const;
 };
 
 struct LayerWeights {
@@ -37,13 +44,13 @@ struct LayerWeights {
 };
 
 struct Weights {
-  at::Tensor embedding;  // [vocab, hidden], compute dtype
-  at::Tensor positions;  // [max_positions, hidden], compute dtype; undefined where they are rotary
+  at::Tensor embedding;  // [vocab, hidden], fp32 or bf16
+  at::Tensor positions;  // [max_positions, hidden], in the same; undefined where they are rotary
   at::Tensor head;       // the same tensor as `embedding` when tied
   Norm final_norm;
   std::vector<LayerWeights> layers;
-  // What activations and adapter columns are computed in: the weights' type, or fp32 over bf16 weights on a processor
-  // without fast bf16 products (processor.h).
+  // What activations and adapter columns are computed in: the weights' type; fp32 over quantised weights, where it is
+  // asked for, and over bf16 weights on a processor without fast bf16 products (processor.h).
   at::ScalarType activation_type = at::kFloat;
   size_t resident_bytes = 0;
 
@@ -56,11 +63,12 @@ struct Weights {
   Place Find(std::string_view name) const;
 };
 
-// Decodes every tensor straight into its place, row block by row block on all threads; file pages are released behind.
-// Peak memory beyond the result: a few MiB per thread. Errors: those of ModelFiles::ReadRows; RESOURCE_EXHAUSTED:
-// memory.
-absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, at::ScalarType dtype, at::Device device);
-// Reads one linear module's rows again, as the files have them.
+// Decodes every tensor straight into its place, quantising on the way, row block by row block on all threads; file
+// pages are released behind. Peak memory beyond the result: a few MiB per thread, and one matrix where it is stored
+// transposed. Each module is quantised on its own. Errors: those of ModelFiles::ReadRows; RESOURCE_EXHAUSTED: memory.
+// REQUIRES: a CPU where the precision is quantised.
+absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, const config::Precision& precision, at::Device device);
+// Reads one linear module's rows again, as the files have them. REQUIRES: not quantised.
 absl::Status ReloadModule(const ModelFiles& files, const LinearModule& module, LinearGroup& group);
 
 }  // namespace strata::model

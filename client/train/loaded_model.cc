@@ -8,9 +8,9 @@
 
 namespace strata::train {
 
-absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, config::ComputeDType dtype,
+absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, const config::Precision& precision,
                                              const std::string& device) {
-  if (loaded_ != nullptr && loaded_->path == path && loaded_->dtype == dtype && loaded_->device_word == device)
+  if (loaded_ != nullptr && loaded_->path == path && loaded_->precision == precision && loaded_->device_word == device)
     return loaded_.get();
   loaded_.reset();  // two models need not fit
   STRATA_ASSIGN_OR_RETURN(std::unique_ptr<model::ModelFiles> files, model::ModelFiles::Open(files_, path));
@@ -18,11 +18,11 @@ absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, config::Co
   auto loaded = std::make_unique<LoadedModel>();
   loaded->path = path;
   loaded->device_word = device;
-  loaded->dtype = dtype;
+  loaded->precision = precision;
   absl::StatusOr<std::unique_ptr<data::Tokenizer>> tokenizer = data::OpenTokenizer(files_, files->path());
   loaded->tokenizer_status = tokenizer.status();
   if (tokenizer.ok()) loaded->tokenizer = *std::move(tokenizer);
-  STRATA_ASSIGN_OR_RETURN(loaded->transformer, model::Transformer::Load(std::move(files), dtype, where, threads_));
+  STRATA_ASSIGN_OR_RETURN(loaded->transformer, model::Transformer::Load(std::move(files), precision, where, threads_));
   loaded_ = std::move(loaded);
   return loaded_.get();
 }

@@ -25,7 +25,7 @@ RowPolicy RowPolicyOf(const config::TrainOptions& options, std::string scratch);
 
 struct LoadedModel {
   std::string path, device_word;  // as asked for
-  config::ComputeDType dtype = config::ComputeDType::kFp32;
+  config::Precision precision = config::ComputeDType::kFp32;
   std::unique_ptr<model::Transformer> transformer;
   std::unique_ptr<data::Tokenizer> tokenizer;  // null when the model comes without one
   absl::Status tokenizer_status;               // why
@@ -38,7 +38,8 @@ class ModelCache {
   ModelCache(runtime::FileSystem& files, int threads) : files_(files), threads_(threads) {}
   // The model asked for before, else loads it in place of that one. Errors of ModelFiles::Open, ResolveDevice and
   // Transformer::Load.
-  absl::StatusOr<LoadedModel*> Get(const std::string& path, config::ComputeDType dtype, const std::string& device);
+  absl::StatusOr<LoadedModel*> Get(const std::string& path, const config::Precision& precision,
+                                   const std::string& device);
   // Rows of a file with the model's tokenizer and chat template. Where that asks for the date it is the file's, so that
   // the same files give the same tokens on any day. Errors of data::ReadJsonl.
   absl::StatusOr<data::Dataset> ReadRows(const LoadedModel& model, const std::string& path, const RowPolicy& policy);

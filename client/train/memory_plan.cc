@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "client/model/family.h"
+#include "client/model/model_tensors.h"
 #include "client/model/processor.h"
 #include "common/status/cat.h"
 
@@ -49,8 +50,18 @@ Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& tar
 }
 
 uint64_t ElementBytes(const config::TrainOptions& options) {
-  if (options.dtype == config::ComputeDType::kFp32) return 4;
+  if (options.dtype == config::ComputeDType::kFp32 || options.precision().quantised()) return 4;
   return model::PrepareProcessor() == model::Bf16Gemm::kNative || options.device.starts_with("cuda") ? 2 : 4;
+}
+
+// What the base may be held in, in the order of trying.
+std::vector<config::BaseDType> BasesOf(const config::TrainOptions& options) {
+  std::vector<config::BaseDType> bases = {options.precision().base};
+  if (options.base_dtype.has_value() || options.device.starts_with("cuda")) return bases;
+  for (const auto base : {config::BaseDType::kBf16, config::BaseDType::kInt8, config::BaseDType::kNf4}) {
+    if (base > bases.back()) bases.push_back(base);
+  }
+  return bases;
 }
 
 uint64_t Activations(const model::ModelConfig& config, const PlannedRun& run, const StepShape& shape) {
@@ -84,13 +95,8 @@ uint64_t NumParameters(const std::vector<Target>& targets) {
 
 MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const StepShape& shape) {
   MemoryNeeds needs;
-  for (const model::ModelTensor& tensor : model.tensors()) {
-    uint64_t elements = 1;
-    for (const int64_t extent : tensor.shape) elements *= static_cast<uint64_t>(extent);
-    // Norms and biases stay fp32.
-    const bool wide = tensor.shape.size() == 1 || run.options.dtype == config::ComputeDType::kFp32;
-    needs.weights += elements * (wide ? 4 : 2);
-  }
+  for (const model::ExpectedTensor& tensor : model::ExpectedTensors(model.config()))
+    needs.weights += model::HeldBytes(tensor, run.options.precision());
   // Values, gradients, two moments, and with halve_scale what three of them were.
   const uint64_t buffers = run.options.on_non_finite == config::NonFinitePolicy::kHalveScale ? 7 : 4;
   needs.adapter = NumParameters(run.targets) * (4 * buffers + ElementBytes(run.options));
@@ -99,23 +105,29 @@ MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const
   return needs;
 }
 
-absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, const PlannedRun& run) {
+absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun& run) {
   const uint64_t limit = run.options.max_memory;
-  StepShape shape{.recompute = run.options.gradient_checkpointing};
-  if (limit == 0) return shape;
+  const std::vector<config::BaseDType> bases = BasesOf(run.options);
+  const bool asked = run.options.gradient_checkpointing;
+  run.options.base_dtype = bases.front();
+  if (limit == 0) return StepShape{.recompute = asked};
   uint64_t least = 0;
-  for (const bool recompute : {shape.recompute, true}) {
-    // No micro-batch is smaller than a row.
-    for (size_t tokens = kMicroBatchTokens;; tokens /= 2) {
-      const StepShape candidate{.micro_batch_tokens = tokens, .recompute = recompute};
-      least = NeedsOf(model, run, candidate).peak();
-      if (least <= limit) return candidate;
-      if (!run.options.pack || tokens <= run.options.max_length) break;
+  for (const config::BaseDType base : bases) {
+    run.options.base_dtype = base;
+    for (const bool recompute : {asked, true}) {
+      // No micro-batch is smaller than a row.
+      for (size_t tokens = kMicroBatchTokens;; tokens /= 2) {
+        const StepShape candidate{.micro_batch_tokens = tokens, .recompute = recompute};
+        least = NeedsOf(model, run, candidate).peak();
+        if (least <= limit) return candidate;
+        if (!run.options.pack || tokens <= run.options.max_length) break;
+      }
     }
   }
   return absl::ResourceExhaustedError(
       Cat("max_memory is ", limit >> 20, "MiB, the training takes ", least >> 20,
-          "MiB at least: lower max_length or the adapter's rank, or take dtype bf16 or a smaller model"));
+          "MiB at least: lower max_length or the adapter's rank, or take ",
+          bases.back() == config::BaseDType::kNf4 ? "" : "a base_dtype of fewer bytes or ", "a smaller model"));
 }
 
 }  // namespace strata::train

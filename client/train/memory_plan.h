@@ -39,8 +39,9 @@ struct PlannedRun {
 MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const StepShape& shape);
 
 // What the options ask for where it fits into options.max_memory (0: no limit); else smaller micro-batches, else also
-// recomputation. RESOURCE_EXHAUSTED: nothing fits (says what the least takes).
-absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, const PlannedRun& run);
+// recomputation, else also the first base_dtype of fewer bytes that fits, unless one was asked for (or CUDA).
+// options.base_dtype becomes what is taken. RESOURCE_EXHAUSTED: nothing fits (says what the least takes).
+absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun& run);
 
 // Trained numbers.
 uint64_t NumParameters(const std::vector<Target>& targets);

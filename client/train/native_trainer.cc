@@ -74,6 +74,13 @@ void LogNote(const std::string& site, const TrainNote& note) {
                  {{"site", site}, {"step", note.step}, {"detail", note.detail}});
 }
 
+// Before the model is loaded: the choice may be what it is held in.
+absl::StatusOr<StepShape> Fit(runtime::FileSystem& files, const std::string& model_path, PlannedRun& run) {
+  if (run.options.max_memory == 0) return StepShape{.recompute = run.options.gradient_checkpointing};
+  STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(files, model_path));
+  return ChooseShape(*model, run);
+}
+
 // The checkpoints of a named run, and where it stands.
 struct Checkpoints {
   std::unique_ptr<CheckpointStore> store;  // null: none are kept
@@ -116,7 +123,11 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
                                                       const std::function<bool(const TrainProgress&)>& on_progress) {
   const std::string& device =
       options_.device.empty() || options_.device == "auto" ? request.options.device : options_.device;
-  STRATA_ASSIGN_OR_RETURN(LoadedModel* const loaded, models_.Get(request.model_path, request.options.dtype, device));
+  PlannedRun planned{.options = request.options, .targets = request.targets};
+  planned.options.device = device;
+  STRATA_ASSIGN_OR_RETURN(const StepShape shape, Fit(files_, request.model_path, planned));
+  STRATA_ASSIGN_OR_RETURN(LoadedModel* const loaded,
+                          models_.Get(request.model_path, planned.options.precision(), device));
   model::Transformer& model = *loaded->transformer;
   STRATA_ASSIGN_OR_RETURN(
       const data::Dataset dataset,
@@ -144,9 +155,7 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
   STRATA_RETURN_IF_ERROR(model.SetTrained(prepared.state->Factors()));
   if (evaluate && request.evaluate_before)
     STRATA_RETURN_IF_ERROR(PutEvaluation(model, held_out, "loss_before", result));
-  STRATA_ASSIGN_OR_RETURN(const StepShape shape,
-                          ChooseShape(model.files(), {.options = request.options, .targets = request.targets}));
-  if (request.options.max_memory > 0) LogNote(request.site, FittedNote(shape));
+  if (request.options.max_memory > 0) LogNote(request.site, FittedNote(shape, planned.options.precision()));
   STRATA_ASSIGN_OR_RETURN(const Checkpoints checkpoints, OpenCheckpoints(files_, clock_, request, model.files()));
   const LoopContext context{.model = model,
                             .state = *prepared.state,

@@ -326,11 +326,12 @@ std::string_view NoteWord(TrainNote::Kind kind) {
   return "";
 }
 
-TrainNote FittedNote(const StepShape& shape) {
-  return {.kind = TrainNote::Kind::kFitted,
-          .step = 0,
-          .detail = Cat("for max_memory: micro-batches of ", shape.micro_batch_tokens,
-                        " tokens, gradient_checkpointing ", shape.recompute ? "on" : "off")};
+TrainNote FittedNote(const StepShape& shape, const config::Precision& precision) {
+  return {
+      .kind = TrainNote::Kind::kFitted,
+      .step = 0,
+      .detail = Cat("for max_memory: micro-batches of ", shape.micro_batch_tokens, " tokens, gradient_checkpointing ",
+                    shape.recompute ? "on" : "off", ", base_dtype ", config::BaseDTypeWord(precision.base))};
 }
 
 uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows) {

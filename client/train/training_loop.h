@@ -51,7 +51,7 @@ struct LoopContext {
 inline constexpr int kMostHalvings = 20;  // of the learning rate, in one run
 
 // What was chosen for options.max_memory, for people.
-TrainNote FittedNote(const StepShape& shape);
+TrainNote FittedNote(const StepShape& shape, const config::Precision& precision);
 
 // Steps that `options` and the number of rows come to.
 uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows);

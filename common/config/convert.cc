@@ -120,6 +120,7 @@ v1::TrainConfig ToProto(const TrainOptions& options) {
   proto.set_shuffle(options.shuffle);
   proto.set_seed(options.seed);
   proto.set_dtype(options.dtype == ComputeDType::kBf16 ? "bf16" : "fp32");
+  if (options.base_dtype.has_value()) proto.set_base_dtype(std::string(BaseDTypeWord(*options.base_dtype)));
   proto.set_device(options.device);
   proto.set_gradient_accumulation_steps(options.gradient_accumulation_steps);
   proto.set_gradient_checkpointing(options.gradient_checkpointing);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "common/config/precision.h"
 
 namespace strata::config {
 
@@ -54,7 +55,6 @@ struct OptimizerOptions {
   uint32_t warmup_steps = 0;
 };
 
-enum class ComputeDType { kFp32, kBf16 };
 // What becomes of a step whose loss or gradient is not finite: the training ends; the step's rows are passed over; the
 // update before it is taken back and the training goes on from there with half the learning rate.
 enum class NonFinitePolicy { kStop, kSkip, kHalveScale };
@@ -70,6 +70,7 @@ struct TrainOptions {
   bool shuffle = true;
   uint64_t seed = 42;
   ComputeDType dtype = ComputeDType::kFp32;
+  std::optional<BaseDType> base_dtype;  // else as dtype
   std::string device = "auto";
   uint32_t gradient_accumulation_steps = 1;
   bool gradient_checkpointing = false;
@@ -78,6 +79,7 @@ struct TrainOptions {
   uint64_t max_memory = 0;     // bytes; 0: no limit
   bool skip_bad_rows = false;  // else a bad row of the data ends the training before it begins
   std::string chat_template;   // empty: the model's own
+  Precision precision() const { return base_dtype.has_value() ? Precision(dtype, *base_dtype) : Precision(dtype); }
 };
 
 struct ServerOptions {

@@ -148,6 +148,12 @@ TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section)
   if (!IsDevice(options.device)) {
     section.Refuse("device", absl::StrCat("`", options.device, "`"), "auto, cpu, cuda or cuda:N");
   }
+  if (proto.has_base_dtype()) {
+    section.RequireWord("base_dtype", proto.base_dtype(), {kBaseDTypeWords.begin(), kBaseDTypeWords.end()});
+    options.base_dtype = ParseBaseDType(proto.base_dtype());
+    const std::string fault = PrecisionFault(options.precision(), options.device.starts_with("cuda"));
+    if (!fault.empty()) section.Fault("base_dtype", fault);
+  }
   if (proto.has_on_bad_row()) {
     section.RequireWord("on_bad_row", proto.on_bad_row(), {"skip", "stop"});
     options.skip_bad_rows = proto.on_bad_row() == "skip";

@@ -6,10 +6,6 @@
 
 namespace strata::kernels {
 
-// Values of NF4 that share a scale, and scales that share one of their own.
-inline constexpr int64_t kNf4Block = 64;
-inline constexpr int64_t kNf4ScaleBlock = 256;
-
 // Quantiles of the normal distribution, scaled to [-1, 1] (arXiv 2305.14314).
 inline constexpr float kNf4Values[16] = {
     -1,
@@ -30,11 +26,8 @@ inline constexpr float kNf4Values[16] = {
     1,
 };
 
-struct CodeBooks {
-  float nf4_pairs[256][2];  // of both codes of a byte, that in its high half first
-  float scales[256];        // ascending, in [-1, 1]: finer near zero by a power of ten at a time
-};
-const CodeBooks& Books();
+// 256 values for scales, ascending in [-1, 1]: finer near zero by a power of ten at a time.
+const float* ScaleBook();
 
 }  // namespace strata::kernels
 

@@ -2,6 +2,10 @@
 #ifndef STRATA_KERNELS_CPU_DECODE_H_
 #define STRATA_KERNELS_CPU_DECODE_H_
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 
 #include "kernels/cpu/code_books.h"
@@ -16,28 +20,37 @@ inline float Rounded(float product) {
   return product;
 }
 
-inline float ScaleOf(const Nf4& m, const CodeBooks& books, int64_t block) {
-  return Rounded(books.scales[m.scales[block]] * m.scale_scales[block / kNf4ScaleBlock]) + m.offset;
+inline float ScaleOf(const Nf4& m, const float* book, int64_t block) {
+  return Rounded(book[m.scales[block]] * m.scale_scales[block / kNf4ScaleBlock]) + m.offset;
 }
 
-// Values [first, first + count) of one block.
-inline void DecodeNf4(const Nf4& m, const CodeBooks& books, int64_t first, int64_t count, float* out) {
-  const float scale = ScaleOf(m, books, first / kNf4Block);
-  if (count > 0 && first % 2 == 1) {
-    *out++ = books.nf4_pairs[m.codes[first / 2]][1] * scale;
-    ++first;
-    --count;
+#if defined(__AVX2__)
+// Four bytes of codes: each lane shifts its own to its end; the lower three bits choose in a half of the values, the
+// fourth the half.
+inline __m256 DecodeEight(const uint8_t* codes) {
+  int32_t word = 0;
+  __builtin_memcpy(&word, codes, sizeof(word));
+  const __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32(word), _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24));
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(kNf4Values), code),
+                          _mm256_permutevar8x32_ps(_mm256_loadu_ps(kNf4Values + 8), code),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+}
+#endif
+
+// Values [first, end) of one block.
+inline void DecodeNf4(const Nf4& m, float scale, int64_t first, int64_t end, float* out) {
+#if defined(__AVX2__)
+  for (; first % 2 == 0 && first + 8 <= end; first += 8, out += 8)
+    _mm256_storeu_ps(out, _mm256_mul_ps(DecodeEight(m.codes + first / 2), _mm256_set1_ps(scale)));
+#endif
+  for (; first < end; ++first) {
+    const uint8_t byte = m.codes[first / 2];
+    *out++ = kNf4Values[first % 2 == 0 ? byte >> 4 : byte & 15] * scale;
   }
-  const uint8_t* codes = m.codes + first / 2;
-  for (int64_t i = 0; i < count / 2; ++i) {
-    out[2 * i] = books.nf4_pairs[codes[i]][0] * scale;
-    out[2 * i + 1] = books.nf4_pairs[codes[i]][1] * scale;
-  }
-  if (count % 2 == 1) out[count - 1] = books.nf4_pairs[codes[count / 2]][0] * scale;
 }
 
-// out[j] = m[row][col + j] for j < count.
-inline void DecodeRow(const Rows& m, int64_t row, int64_t col, int64_t count, float* out) {
+// out[j] = m[row][col + j] for j < count. `book`: ScaleBook().
+inline void DecodeRow(const Rows& m, const float* book, int64_t row, int64_t col, int64_t count, float* out) {
   if (m.type == Type::kInt8) {
     const int8_t* in = static_cast<const int8_t*>(m.data) + row * m.stride + col;
     const float scale = m.scales[row];
@@ -46,14 +59,14 @@ inline void DecodeRow(const Rows& m, int64_t row, int64_t col, int64_t count, fl
   }
   const auto* part = static_cast<const Nf4*>(m.data);
   for (; row >= part->rows; ++part) row -= part->rows;
-  const CodeBooks& books = Books();
   int64_t first = row * m.cols + col;
   for (const int64_t end = first + count; first < end;) {
-    const int64_t block_end = (first / kNf4Block + 1) * kNf4Block;
-    const int64_t length = (block_end < end ? block_end : end) - first;
-    DecodeNf4(*part, books, first, length, out);
-    first += length;
-    out += length;
+    const int64_t block = first / kNf4Block;
+    const int64_t block_end = (block + 1) * kNf4Block;
+    const int64_t stop = block_end < end ? block_end : end;
+    DecodeNf4(*part, ScaleOf(*part, book, block), first, stop, out);
+    out += stop - first;
+    first = stop;
   }
 }
 

@@ -192,11 +192,9 @@ int64_t PackedFloats(const Product& p) {
   return total;
 }
 
-bool IsQuantised(const Rows& m) { return m.type == Type::kInt8 || m.type == Type::kNf4; }
-
 // Packed panels; behind them the rows that are decoded for one of them, later the factor that is added to it.
 int64_t ScratchFloats(const Product& p) {
-  int64_t rank = IsQuantised(p.w) && p.by_rows ? kMaxBlock : 0;
+  int64_t rank = IsQuantised(p.w.type) && p.by_rows ? kMaxBlock : 0;
   for (int64_t f = 0; f < p.num_added; ++f) rank = Most(rank, p.added[f].a.rows);
   return (kGroup * kMaxBlock + rank) * kPanel;
 }
@@ -279,17 +277,19 @@ struct Quantised {};
 // out[p][j] = m[row + p][col + j] for p < depth, j < kPanel; zero where a column lies past the end.
 template <>
 void PackByColumns<Quantised>(const Rows& m, int64_t row, int64_t col, int64_t depth, float* out) {
+  const float* book = ScaleBook();
   const int64_t cols = Least(m.cols - col, kPanel);
   for (int64_t p = 0; p < depth; ++p, out += kPanel) {
-    DecodeRow(m, row + p, col, cols, out);
+    DecodeRow(m, book, row + p, col, cols, out);
     for (int64_t j = cols; j < kPanel; ++j) out[j] = 0;
   }
 }
 
 // Decoded rows [part.col, part.col + kPanel) of w, columns [part.first, part.first + part.depth).
 Rows DecodeRows(const Rows& m, const Part& part, float* out) {
+  const float* book = ScaleBook();
   const int64_t rows = Least(m.rows - part.col, kPanel);
-  for (int64_t r = 0; r < rows; ++r) DecodeRow(m, part.col + r, part.first, part.depth, out + r * part.depth);
+  for (int64_t r = 0; r < rows; ++r) DecodeRow(m, book, part.col + r, part.first, part.depth, out + r * part.depth);
   return {.data = out, .type = Type::kF32, .rows = rows, .cols = part.depth, .stride = part.depth};
 }
 
@@ -332,7 +332,7 @@ void ColumnsOf(const Product& p, const float* packed, int64_t begin, int64_t end
 }
 
 void Columns(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
-  if (IsQuantised(p.w)) return ColumnsOf<Quantised>(p, packed, begin, end, scratch);
+  if (IsQuantised(p.w.type)) return ColumnsOf<Quantised>(p, packed, begin, end, scratch);
   p.w.type == Type::kF32 ? ColumnsOf<float>(p, packed, begin, end, scratch)
                          : ColumnsOf<uint16_t>(p, packed, begin, end, scratch);
 }

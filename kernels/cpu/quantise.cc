@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/cpu/code_books.h"
@@ -9,9 +10,10 @@ namespace {
 
 // Midpoints of each power of ten's range [0.1, 1] cut into 1, 2, 4 .. 64 equal parts, both signs, 0 and 1. The cuts are
 // rounded as torch.linspace rounds them.
-void FillScales(float* out) {
+std::array<float, 256> MakeScaleBook() {
   constexpr float kPowers[] = {1e-6F, 1e-5F, 1e-4F, 1e-3F, 1e-2F, 1e-1F, 1};
-  int next = 0;
+  std::array<float, 256> out;
+  size_t next = 0;
   out[next++] = 0;
   out[next++] = 1;
   for (int i = 0; i < 7; ++i) {
@@ -27,28 +29,26 @@ void FillScales(float* out) {
       out[next++] = -value;
     }
   }
-  std::sort(out, out + next);
-}
-
-CodeBooks MakeBooks() {
-  CodeBooks books;
-  for (int byte = 0; byte < 256; ++byte) {
-    books.nf4_pairs[byte][0] = kNf4Values[byte >> 4];
-    books.nf4_pairs[byte][1] = kNf4Values[byte & 15];
-  }
-  FillScales(books.scales);
-  return books;
+  std::sort(out.begin(), out.end());
+  return out;
 }
 
 // The largest magnitude; NaN where a value is not finite, so that it shows in whatever is computed with the scale.
 float Magnitude(const float* values, int64_t count) {
-  float most = 0;
-  float poison = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    most = std::max(most, std::fabs(values[i]));
-    poison += values[i] * 0;
+  constexpr int kLanes = 16;
+  float most[kLanes] = {};
+  float poison[kLanes] = {};
+  const auto take = [&](float value, int lane) {
+    most[lane] = std::max(most[lane], std::fabs(value));
+    poison[lane] += value * 0;
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) take(values[i + lane], lane);
   }
-  return most + poison;
+  for (; i < count; ++i) take(values[i], 0);
+  for (int lane = 1; lane < kLanes; ++lane) take(most[lane] + poison[lane], 0);
+  return most[0] + poison[0];
 }
 
 // Index of the entry that is nearest; of the lower of two.
@@ -59,29 +59,36 @@ uint8_t NearestScale(const float* book, float value) {
   return static_cast<uint8_t>(above - book - (*above - value < value - above[-1] ? 0 : 1));
 }
 
-uint8_t NearestNf4(float value) {
-  int code = 0;
-  for (int i = 0; i < 15; ++i) code += value > (kNf4Values[i] + kNf4Values[i + 1]) / 2 ? 1 : 0;
-  return static_cast<uint8_t>(code);
+// codes[i] = index of the entry that is nearest to values[i] / divisor; of the lower of two.
+void NearestNf4(const float* values, float divisor, int32_t (&codes)[kNf4Block]) {
+  float scaled[kNf4Block];
+  for (int64_t i = 0; i < kNf4Block; ++i) scaled[i] = values[i] / divisor;
+  for (int32_t& code : codes) code = 0;
+  for (int entry = 0; entry < 15; ++entry) {
+    const float middle = (kNf4Values[entry] + kNf4Values[entry + 1]) / 2;
+    for (int64_t i = 0; i < kNf4Block; ++i) codes[i] += scaled[i] > middle ? 1 : 0;
+  }
 }
 
 }  // namespace
 
-const CodeBooks& Books() {
-  static const CodeBooks books = MakeBooks();
-  return books;
+const float* ScaleBook() {
+  static const std::array<float, 256> book = MakeScaleBook();
+  return book.data();
 }
 
 void QuantiseNf4(const float* values, int64_t count, uint8_t* codes, float* scales) {
   for (int64_t first = 0; first < count; first += kNf4Block) {
-    const int64_t end = std::min(count, first + kNf4Block);
-    const float scale = Magnitude(values + first, end - first);
+    const int64_t length = std::min(count - first, kNf4Block);
+    const float scale = Magnitude(values + first, length);
     scales[first / kNf4Block] = scale;
-    const float divisor = scale > 0 ? scale : 1;
-    uint8_t block[kNf4Block] = {};
-    for (int64_t i = first; i < end; ++i) block[i - first] = NearestNf4(values[i] / divisor);
-    for (int64_t i = first; i < end; i += 2)
-      codes[i / 2] = static_cast<uint8_t>(block[i - first] << 4 | (i + 1 < end ? block[i - first + 1] : 0));
+    float block[kNf4Block] = {};
+    std::copy_n(values + first, length, block);
+    int32_t nearest[kNf4Block];
+    NearestNf4(block, scale > 0 ? scale : 1, nearest);
+    if (length % 2 == 1) nearest[length] = 0;
+    for (int64_t i = 0; i < length; i += 2)
+      codes[(first + i) / 2] = static_cast<uint8_t>(nearest[i] << 4 | nearest[i + 1]);
   }
 }
 
@@ -95,7 +102,7 @@ float QuantiseScales(const float* scales, int64_t count, uint8_t* codes, float* 
     for (int64_t i = first; i < end; ++i) most = std::max(most, std::fabs(scales[i] - offset));
     scale_scales[first / kNf4ScaleBlock] = most;
     const float divisor = most > 0 ? most : 1;
-    for (int64_t i = first; i < end; ++i) codes[i] = NearestScale(Books().scales, (scales[i] - offset) / divisor);
+    for (int64_t i = first; i < end; ++i) codes[i] = NearestScale(ScaleBook(), (scales[i] - offset) / divisor);
   }
   return offset;
 }

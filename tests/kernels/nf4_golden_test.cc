@@ -64,7 +64,7 @@ TEST_P(Nf4Golden, CodeBooks) {
   const std::vector<float> values = Floats("codebook");
   EXPECT_TRUE(std::equal(values.begin(), values.end(), kNf4Values, kNf4Values + 16));
   const std::vector<float> scales = Floats("nested.codebook");
-  EXPECT_TRUE(std::equal(scales.begin(), scales.end(), Books().scales, Books().scales + 256));
+  EXPECT_TRUE(std::equal(scales.begin(), scales.end(), ScaleBook(), ScaleBook() + 256));
 }
 
 TEST_P(Nf4Golden, CodesAndScalesAreTheSameBits) {
@@ -97,8 +97,8 @@ TEST_P(Nf4Golden, ScalesOfScales) {
       const float scale = scales[i / kNf4ScaleBlock];
       if (scale == 0 || ours.scale_codes()[i] == codes[i]) continue;
       const float value = (ours.scales()[i] - offset) / scale;
-      const float our_error = std::fabs(value - Books().scales[ours.scale_codes()[i]]);
-      const float their_error = std::fabs(value - Books().scales[codes[i]]);
+      const float our_error = std::fabs(value - ScaleBook()[ours.scale_codes()[i]]);
+      const float their_error = std::fabs(value - ScaleBook()[codes[i]]);
       EXPECT_LE(our_error, their_error + 0x1p-20F) << name << ", block " << i;
       EXPECT_LE(their_error, our_error + kStep) << name << ", block " << i;
     }

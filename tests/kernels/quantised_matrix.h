@@ -15,10 +15,10 @@ class QuantisedMatrix {
   QuantisedMatrix(const float* values, int64_t rows, int64_t cols)
       : rows_(rows),
         count_(rows * cols),
-        scales_(static_cast<size_t>((count_ + kNf4Block - 1) / kNf4Block)),
-        codes_(static_cast<size_t>((count_ + 1) / 2)),
+        scales_(static_cast<size_t>(Nf4SizesOf(count_).scales)),
+        codes_(static_cast<size_t>(Nf4SizesOf(count_).codes)),
         scale_codes_(scales_.size()),
-        scale_scales_((scales_.size() + kNf4ScaleBlock - 1) / kNf4ScaleBlock) {
+        scale_scales_(static_cast<size_t>(Nf4SizesOf(count_).scale_scales)) {
     QuantiseNf4(values, count_, codes_.data(), scales_.data());
     offset_ =
         QuantiseScales(scales_.data(), static_cast<int64_t>(scales_.size()), scale_codes_.data(), scale_scales_.data());
@@ -44,7 +44,7 @@ class QuantisedMatrix {
     std::vector<float> out;
     for (int64_t i = 0; i < count_; ++i) {
       const auto block = static_cast<size_t>(i / kNf4Block);
-      const auto scaled = static_cast<float>(static_cast<double>(Books().scales[scale_codes_[block]]) *
+      const auto scaled = static_cast<float>(static_cast<double>(ScaleBook()[scale_codes_[block]]) *
                                              static_cast<double>(scale_scales_[block / kNf4ScaleBlock]));
       const float scale = scaled + offset_;
       const uint8_t byte = codes_[static_cast<size_t>(i / 2)];

@@ -31,12 +31,13 @@ class MemoryPlanTest : public ::testing::Test {
 };
 
 TEST_F(MemoryPlanTest, WeightsAndAdapterAreWhatTheyTurnOutToBe) {
-  for (const config::ComputeDType dtype : {config::ComputeDType::kFp32, config::ComputeDType::kBf16}) {
-    run_.options.dtype = dtype;
+  for (const config::BaseDType base :
+       {config::BaseDType::kFp32, config::BaseDType::kBf16, config::BaseDType::kInt8, config::BaseDType::kNf4}) {
+    run_.options.base_dtype = base;
     ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), testing::SmallModel()));
-    ASSERT_OK_AND_ASSIGN(auto model, model::Transformer::Load(std::move(files), dtype, at::kCPU, 1));
+    ASSERT_OK_AND_ASSIGN(auto model, model::Transformer::Load(std::move(files), run_.options.precision(), at::kCPU, 1));
     const double weights = static_cast<double>(NeedsOf(*model_, run_, {}).weights);
-    EXPECT_NEAR(weights, static_cast<double>(model->resident_bytes()), 0.02 * weights);
+    EXPECT_NEAR(weights, static_cast<double>(model->resident_bytes()), 0.02 * weights) << config::BaseDTypeWord(base);
   }
   for (const bool use_dora : {false, true}) {
     for (Target& target : run_.targets) target.use_dora = use_dora;
@@ -69,7 +70,30 @@ TEST_F(MemoryPlanTest, SmallerMicroBatchesComeBeforeRecomputation) {
   ASSERT_LT(Peak(least), Peak(one_row));
   ASSERT_OK_AND_ASSIGN(const StepShape recomputed, choose(Peak(one_row) - 1));
   EXPECT_TRUE(recomputed.recompute);
+  EXPECT_EQ(run_.options.base_dtype, config::BaseDType::kFp32);
   EXPECT_THAT(choose(Peak(least) - 1), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("max_memory")));
+}
+
+TEST_F(MemoryPlanTest, ABaseOfFewerBytesIsTheLastResort) {
+  const StepShape least{.micro_batch_tokens = 256, .recompute = true};
+  const auto peak = [&](config::BaseDType base) {
+    run_.options.base_dtype = base;
+    return Peak(least);
+  };
+  const auto chosen = [&](uint64_t limit) -> std::string_view {
+    run_.options.base_dtype.reset();
+    run_.options.max_memory = limit;
+    return ChooseShape(*model_, run_).ok() ? config::BaseDTypeWord(*run_.options.base_dtype) : "none fits";
+  };
+  const uint64_t fp32 = peak(config::BaseDType::kFp32), bf16 = peak(config::BaseDType::kBf16),
+                 int8 = peak(config::BaseDType::kInt8), nf4 = peak(config::BaseDType::kNf4);
+  EXPECT_EQ(chosen(fp32), "fp32");
+  EXPECT_EQ(chosen(fp32 - 1), "bf16");
+  EXPECT_EQ(chosen(bf16 - 1), "int8");
+  EXPECT_EQ(chosen(int8 - 1), "nf4");
+  EXPECT_EQ(chosen(nf4 - 1), "none fits");
+  run_.options.device = "cuda:0";
+  EXPECT_EQ(chosen(fp32 - 1), "none fits");
 }
 
 TEST_F(MemoryPlanTest, ALimitChangesNoLossBeyondRounding) {

@@ -73,6 +73,40 @@ TEST(NativeTrainerTest, PackingAndDtypeChangeOnlyRounding) {
   EXPECT_EQ(Bytes(*low.update), Bytes(*low_again.update));
 }
 
+TEST(NativeTrainerTest, LearnsOverAQuantisedBase) {
+  for (const config::BaseDType base : {config::BaseDType::kInt8, config::BaseDType::kNf4}) {
+    NativeTrainer trainer = SmallTrainer();
+    TrainRequest request = SmallRequest();
+    request.options.steps = 30;
+    request.options.base_dtype = base;
+    ASSERT_OK_AND_ASSIGN(const TrainResult first, trainer.Run(request, nullptr));
+    EXPECT_LT(Metric(first, "loss_after"), Metric(first, "loss_before") - 0.5) << config::BaseDTypeWord(base);
+    EXPECT_LT(Metric(first, "train_loss_last"), Metric(first, "train_loss_first") - 0.5);
+    request.options.gradient_checkpointing = true;
+    ASSERT_OK_AND_ASSIGN(const TrainResult again, trainer.Run(request, nullptr));
+    EXPECT_EQ(Bytes(*first.update), Bytes(*again.update));
+  }
+}
+
+// What a round adds stands beside the codes: C_t of two blobs, and none again.
+TEST(NativeTrainerTest, AFrozenAdapterStandsBesideQuantisedWeights) {
+  ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), SmallModel()));
+  ASSERT_OK_AND_ASSIGN(
+      auto model,
+      model::Transformer::Load(std::move(files), {config::ComputeDType::kBf16, config::BaseDType::kNf4}, at::kCPU, 2));
+  const data::PackedBatch batch =
+      testing::PackRows({{.ids = {3, 8, 13, 18, 23}, .labels = {3, 8, 13, 18, 23}, .position_ids = {}}});
+  ASSERT_OK_AND_ASSIGN(const auto pristine, model->Inspect(batch));
+  ASSERT_OK_AND_ASSIGN(const auto frozen, peft::FrozenFactors(*SomeAdapter("llama-plain"), at::kCPU));
+  ASSERT_OK(model->SetBase(frozen, model::BaseRoute::kByDtype));
+  ASSERT_OK_AND_ASSIGN(const auto adapted, model->Inspect(batch));
+  EXPECT_GT(testing::MaxDifference(adapted.logits, pristine.logits), 0.05);
+  ASSERT_OK(model->SetBase({}, model::BaseRoute::kByDtype));
+  ASSERT_OK(model->SetTrained(frozen));
+  ASSERT_OK_AND_ASSIGN(const auto trained, model->Inspect(batch));
+  EXPECT_LT(testing::MaxDifference(adapted.logits, trained.logits), 5e-5);
+}
+
 TEST(NativeTrainerTest, DropoutIsReproducibleAndChangesTheRun) {
   NativeTrainer trainer = SmallTrainer();
   TrainRequest request = SmallRequest();

@@ -62,6 +62,7 @@ pack: true
 shuffle: false
 seed: 18446744073709551615
 dtype: bf16
+base_dtype: bf16
 on_bad_row: skip
 chat_template: "{% for m in messages %}\n{{ m.content }}: #\n{% endfor %}"
 device: cuda:1
@@ -100,6 +101,7 @@ void ExpectTrain(const TrainOptions& o) {
   EXPECT_FALSE(o.shuffle);
   EXPECT_EQ(o.seed, ~uint64_t{0});
   EXPECT_EQ(o.dtype, ComputeDType::kBf16);
+  EXPECT_EQ(o.base_dtype, BaseDType::kBf16);
   EXPECT_TRUE(o.skip_bad_rows);
   EXPECT_EQ(o.chat_template, "{% for m in messages %}\n{{ m.content }}: #\n{% endfor %}");
   EXPECT_EQ(o.device, "cuda:1");

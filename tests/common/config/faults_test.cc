@@ -93,6 +93,15 @@ TEST(FaultsTest, WrongTypes) {
             "s.yaml:2: `progress_interval` is `10`; expected a duration such as `30s`, `5m` or `1h30m`");
 }
 
+TEST(FaultsTest, BaseDType) {
+  EXPECT_EQ(Train("base_dtype: nf5\n"),
+            "t.yaml:1: `base_dtype` is `nf5`; expected one of fp32, bf16, int8, nf4; did you mean `nf4`?");
+  EXPECT_EQ(Train("dtype: bf16\nbase_dtype: fp32\n"),
+            "t.yaml:2: `base_dtype` fp32 contradicts `dtype` bf16: leave base_dtype out, or take dtype fp32");
+  EXPECT_EQ(Train("device: cuda\nbase_dtype: int8\n"),
+            "t.yaml:2: `base_dtype` int8 is not available on CUDA devices: leave base_dtype out, or set device: cpu");
+}
+
 TEST(FaultsTest, Syntax) {
   EXPECT_EQ(Train("a: [1\nb: 2\n"), "t.yaml:2: not valid YAML: end of sequence flow not found");
   EXPECT_EQ(Train("- 1\n- 2\n"), "t.yaml:1: expected keys and values (`key: value`)");

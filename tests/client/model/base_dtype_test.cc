@@ -1,0 +1,164 @@
+// A quantised base computes what an fp32 model of its codes' values computes: through fused groups, transposed
+// matrices, biases, blocks of values that end inside a row, and matrices read in several blocks of rows.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "client/model/model_tensors.h"
+#include "client/model/transformer.h"
+#include "common/format/tensor.h"
+#include "tests/client/model/golden_batch.h"
+#include "tests/client/model/model_folder.h"
+#include "tests/kernels/quantised_matrix.h"
+
+namespace strata::model {
+namespace {
+
+using config::BaseDType;
+using config::ComputeDType;
+using ::testing::HasSubstr;
+using testing::StatusIs;
+
+std::vector<float> Turned(const std::vector<float>& values, size_t rows, size_t cols) {
+  std::vector<float> out(values.size());
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t c = 0; c < cols; ++c) out[c * rows + r] = values[r * cols + c];
+  }
+  return out;
+}
+
+std::vector<float> Decoded(const std::vector<float>& values, int64_t rows, int64_t cols, BaseDType type) {
+  if (type == BaseDType::kNf4) return kernels::QuantisedMatrix(values.data(), rows, cols).Decoded();
+  std::vector<float> out;
+  std::vector<int8_t> codes(static_cast<size_t>(cols));
+  for (int64_t r = 0; r < rows; ++r) {
+    const float scale = kernels::QuantiseInt8(values.data() + r * cols, cols, codes.data());
+    for (const int8_t code : codes) out.push_back(scale * static_cast<float>(code));
+  }
+  return out;
+}
+
+// The values that `tensor` has in memory.
+std::vector<float> Held(const std::vector<float>& values, const ExpectedTensor& tensor, bool input_major,
+                        BaseDType type) {
+  if (tensor.shape.size() == 1) return values;
+  if (!tensor.linear) {
+    std::vector<float> out;
+    for (const float value : values) out.push_back(format::BF16ToFloat(format::FloatToBF16(value)));
+    return out;
+  }
+  const auto rows = static_cast<size_t>(tensor.shape[0]);
+  const auto cols = static_cast<size_t>(tensor.shape[1]);
+  const std::vector<float> decoded =
+      Decoded(input_major ? Turned(values, cols, rows) : values, tensor.shape[0], tensor.shape[1], type);
+  return input_major ? Turned(decoded, rows, cols) : decoded;
+}
+
+// Rewrites the folder's model in fp32 with the values that it has in memory.
+void Decode(ModelFolder& folder, BaseDType type) {
+  ASSERT_OK_AND_ASSIGN(const auto files, folder.Open());
+  std::vector<std::vector<float>> values;
+  std::vector<format::TensorView> views;
+  for (const ModelTensor& tensor : files->tensors()) {
+    const std::vector<ExpectedTensor> all = ExpectedTensors(files->config());
+    const auto expected = std::find_if(all.begin(), all.end(), [&](const auto& t) { return t.name == tensor.name; });
+    ASSERT_NE(expected, all.end());
+    values.push_back(Held(ReadTensor(*files, tensor), *expected, tensor.input_major, type));
+    std::vector<int64_t> shape = expected->shape;
+    if (tensor.input_major) std::reverse(shape.begin(), shape.end());
+    views.push_back({tensor.name, format::DType::kF32, shape, {}});
+  }
+  for (size_t i = 0; i < views.size(); ++i) views[i].data = std::as_bytes(std::span(values[i]));
+  folder.Write("model.safetensors", format::SerializeSafetensors(views, {}));
+}
+
+// A wide MLP: more values than are read at once, in rows that no block of NF4 divides.
+void Widen(ModelFolder& folder) {
+  constexpr int64_t kWidth = 12000;
+  folder.Replace("config.json", "\"intermediate_size\": 32", "\"intermediate_size\": 12000");
+  std::vector<std::vector<float>> values;
+  values.reserve(64);
+  folder.Edit("model.safetensors", [&](std::vector<format::TensorView>& tensors) {
+    for (format::TensorView& t : tensors) {
+      if (t.name.find(".mlp.") == std::string::npos) continue;
+      std::replace(t.shape.begin(), t.shape.end(), int64_t{32}, kWidth);
+      std::vector<float>& wide = values.emplace_back(static_cast<size_t>(t.shape[0] * t.shape[1]));
+      for (size_t i = 0; i < wide.size(); ++i) wide[i] = static_cast<float>((i * 7919) % 1009) / 5045.0F - 0.1F;
+      t.data = std::as_bytes(std::span(wide));
+    }
+  });
+}
+
+std::unique_ptr<Transformer> Load(ModelFolder& folder, config::Precision precision) {
+  auto files = folder.Open();
+  EXPECT_OK(files);
+  auto model = Transformer::Load(*std::move(files), precision, at::kCPU, 2);
+  EXPECT_OK(model);
+  return *std::move(model);
+}
+
+data::PackedBatch SomeBatch() {
+  data::Example row;
+  for (int i = 0; i < 19; ++i) row.ids.push_back(3 + i * 5 % 37);
+  row.labels = row.ids;
+  return testing::PackRows({row});
+}
+
+class QuantisedBase : public ::testing::TestWithParam<std::tuple<std::string, BaseDType>> {};
+
+TEST_P(QuantisedBase, ComputesWhatItsCodesStandFor) {
+  const auto& [name, type] = GetParam();
+  ModelFolder folder(name == "wide" ? "small-mistral" : name);
+  if (name == "wide") Widen(folder);
+  const auto pristine = Load(folder, ComputeDType::kFp32);
+  const auto quantised = Load(folder, {ComputeDType::kBf16, type});
+  Decode(folder, type);
+  const auto decoded = Load(folder, ComputeDType::kFp32);
+  const data::PackedBatch batch = SomeBatch();
+  ASSERT_OK_AND_ASSIGN(const Inspection seen, quantised->Inspect(batch));
+  ASSERT_OK_AND_ASSIGN(const Inspection expected, decoded->Inspect(batch));
+  ASSERT_OK_AND_ASSIGN(const Inspection before, pristine->Inspect(batch));
+  EXPECT_LT(testing::RelativeNorm(seen.logits, expected.logits), 5e-6);
+  EXPECT_GT(testing::RelativeNorm(seen.logits, before.logits), 1e-3);
+  EXPECT_LT(quantised->resident_bytes(), pristine->resident_bytes());
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, QuantisedBase,
+                         ::testing::Combine(::testing::Values("llama", "small-gpt2", "small-phi3", "small-qwen2",
+                                                              "small-gemma2", "wide"),
+                                            ::testing::Values(BaseDType::kInt8, BaseDType::kNf4)),
+                         [](const auto& info) {
+                           return testing::CaseName(std::get<0>(info.param)) + "_" +
+                                  std::string(config::BaseDTypeWord(std::get<1>(info.param)));
+                         });
+
+TEST(BaseDTypeTest, Bf16WeightsUnderFp32Activations) {
+  ModelFolder folder("llama");
+  const auto mixed = Load(folder, {ComputeDType::kFp32, BaseDType::kBf16});
+  const auto whole = Load(folder, ComputeDType::kFp32);
+  ASSERT_OK_AND_ASSIGN(const Inspection seen, mixed->Inspect(SomeBatch()));
+  ASSERT_OK_AND_ASSIGN(const Inspection expected, whole->Inspect(SomeBatch()));
+  EXPECT_LT(testing::RelativeNorm(seen.logits, expected.logits), 0.02);
+  EXPECT_LT(mixed->resident_bytes(), whole->resident_bytes());
+}
+
+TEST(BaseDTypeTest, WhatIsNotThereIsRefused) {
+  ModelFolder folder("llama");
+  const auto load = [&](config::Precision precision, at::Device device) {
+    return Transformer::Load(*folder.Open(), precision, device, 1).status();
+  };
+  EXPECT_THAT(load({ComputeDType::kFp32, BaseDType::kNf4}, at::Device(at::kCUDA, 0)),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("nf4 is not available on CUDA")));
+  EXPECT_THAT(load({ComputeDType::kBf16, BaseDType::kFp32}, at::kCPU),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("contradicts")));
+  const auto model = Load(folder, {ComputeDType::kFp32, BaseDType::kInt8});
+  EXPECT_THAT(model->SetBase({}, BaseRoute::kMerge),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("never merged into quantised weights")));
+  EXPECT_OK(model->SetBase({}, BaseRoute::kByDtype));
+}
+
+}  // namespace
+}  // namespace strata::model
