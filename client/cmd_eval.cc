@@ -192,11 +192,9 @@ int Run(const EvalFlags& flags) {
   Interruptible session;
   const auto candidates = ReadCandidates(session.runtime().files, flags);
   if (!candidates.ok()) return ReportError(candidates.status(), true);
-  config::TrainOptions options;
-  options.device = flags.device;
-  if (absl::Status status = SetPrecision(flags.dtype, flags.base_dtype, options); !status.ok())
-    return ReportError(status, true);
-  const absl::Status status = Evaluate(flags, *candidates, options.precision(), session);
+  const auto precision = PrecisionOf(flags.dtype, flags.base_dtype, flags.device);
+  if (!precision.ok()) return ReportError(precision.status(), true);
+  const absl::Status status = Evaluate(flags, *candidates, *precision, session);
   if (status.ok()) return 0;
   const int code = ReportError(status, false);
   return absl::IsCancelled(status) && session.stopped() ? session.exit_code() : code;

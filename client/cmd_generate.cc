@@ -23,7 +23,7 @@ namespace strata {
 namespace {
 
 struct GenerateFlags {
-  std::string model, prompt, data = "-", chat_template, dtype = "fp32", device = "auto", format = "text";
+  std::string model, prompt, data = "-", chat_template, dtype = "fp32", base_dtype, device = "auto", format = "text";
   std::vector<std::string> adapters;
   bool has_prompt = false, chat = false;
   int threads = 0;
@@ -83,7 +83,7 @@ generate::GenerateEvents EventsOf(const GenerateFlags& flags, size_t num_prompts
 }
 
 // Everything that can be wrong with the prompts is found before the model is loaded.
-absl::Status RunGenerate(GenerateFlags flags, Interruptible& session) {
+absl::Status RunGenerate(GenerateFlags flags, const config::Precision& precision, Interruptible& session) {
   runtime::Runtime runtime = session.runtime();
   STRATA_ASSIGN_OR_RETURN(std::unique_ptr<model::ModelFiles> files,
                           model::ModelFiles::Open(runtime.files, flags.model));
@@ -101,13 +101,15 @@ absl::Status RunGenerate(GenerateFlags flags, Interruptible& session) {
   STRATA_ASSIGN_OR_RETURN(const Prompts prompts, ReadPrompts(flags, runtime.files, reader, files->config()));
   STRATA_ASSIGN_OR_RETURN(const at::Device device, model::ResolveDevice(flags.device));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<model::Transformer> model,
-                          model::Transformer::Load(std::move(files), ParseDType(flags.dtype), device, flags.threads));
+                          model::Transformer::Load(std::move(files), precision, device, flags.threads));
   STRATA_ASSIGN_OR_RETURN(const auto factors, ReadFrozen(runtime.files, flags.adapters, device));
   STRATA_RETURN_IF_ERROR(model->SetBase(factors, model::BaseRoute::kByDtype));
   return generate::Generate(*model, *tokenizer, prompts, flags.options, EventsOf(flags, prompts.size(), session));
 }
 
 int Run(GenerateFlags flags) {
+  const auto precision = PrecisionOf(flags.dtype, flags.base_dtype, flags.device);
+  if (!precision.ok()) return ReportError(precision.status(), true);
   generate::SamplingOptions& sampling = flags.options.sampling;
   const bool drawn = sampling.top_k > 0 || sampling.top_p < 1 || sampling.min_p > 0;
   sampling.temperature = flags.temperature.value_or(drawn ? 1 : 0);
@@ -116,7 +118,7 @@ int Run(GenerateFlags flags) {
     flags.piped.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
   }
   Interruptible session;
-  const absl::Status status = RunGenerate(std::move(flags), session);
+  const absl::Status status = RunGenerate(std::move(flags), *precision, session);
   if (!absl::IsCancelled(status)) return status.ok() ? 0 : ReportError(status, false);
   if (!session.stopped()) return 0;  // nobody reads any more
   ReportError(status, false);
@@ -176,6 +178,8 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
                       "Instead of the model's: a file of Jinja, or a built-in one (" + data::BuiltinList() + ")");
   AddTextOptions(*command, *flags);
   command->add_option("--dtype", flags->dtype, "fp32 (default) or bf16")->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, int8 or nf4 (default: as --dtype)")
+      ->check(CLI::IsMember({"fp32", "bf16", "int8", "nf4"}));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
       ->check(CLI::PositiveNumber);

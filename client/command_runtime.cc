@@ -79,4 +79,12 @@ absl::Status SetPrecision(const std::string& dtype, const std::string& base_dtyp
   return fault.empty() ? absl::OkStatus() : absl::InvalidArgumentError(fault);
 }
 
+absl::StatusOr<config::Precision> PrecisionOf(const std::string& dtype, const std::string& base_dtype,
+                                              const std::string& device) {
+  config::TrainOptions options;
+  options.device = device;
+  STRATA_RETURN_IF_ERROR(SetPrecision(dtype, base_dtype, options));
+  return options.precision();
+}
+
 }  // namespace strata

@@ -47,6 +47,9 @@ config::ComputeDType ParseDType(const std::string& word);
 // Puts the words of --dtype and --base-dtype (empty: not given) over what `options` say. INVALID_ARGUMENT: the two
 // contradict each other or the device.
 absl::Status SetPrecision(const std::string& dtype, const std::string& base_dtype, config::TrainOptions& options);
+// The same for a command without other options.
+absl::StatusOr<config::Precision> PrecisionOf(const std::string& dtype, const std::string& base_dtype,
+                                              const std::string& device);
 
 }  // namespace strata
 

@@ -54,6 +54,8 @@ void QuantiseNf4(const float* values, int64_t count, uint8_t* codes, float* scal
 float QuantiseScales(const float* scales, int64_t count, uint8_t* codes, float* scale_scales);
 // One row; returns its scale, the largest magnitude over 127.
 float QuantiseInt8(const float* values, int64_t count, int8_t* out);
+// Back: rows [first, first + count) of quantised weights, as the product reads them. out [count, m.cols].
+void Decode(const Rows& m, int64_t first, int64_t count, float* out);
 
 // Added to rows [first_row, first_row + b.rows) of a matrix as it is read: b a. a [rank, matrix's cols], b [., rank],
 // fp32.

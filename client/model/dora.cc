@@ -25,7 +25,7 @@ at::Tensor GainOf(std::span<const Addition> added) {
 
 }  // namespace
 
-Addition AdditionOf(const at::Tensor& weight, const SideFactors& factors) {
+Addition AdditionOf(const HeldMatrix& weight, const SideFactors& factors) {
   Addition out{.change = {}, .a = factors.a, .b = factors.b * factors.scaling};
   if (!factors.magnitude.defined()) return out;
   const at::Tensor norms = RowNorms(weight, {&out, 1}).to(at::kFloat);
@@ -35,12 +35,12 @@ Addition AdditionOf(const at::Tensor& weight, const SideFactors& factors) {
   return out;
 }
 
-at::Tensor RowNorms(const at::Tensor& weight, std::span<const Addition> added) {
+at::Tensor RowNorms(const HeldMatrix& weight, std::span<const Addition> added) {
   const at::Tensor gain = GainOf(added);
-  at::Tensor norms = at::empty({weight.size(0)}, weight.options().dtype(at::kDouble));
-  for (int64_t first = 0; first < weight.size(0); first += kBlockRows) {
-    const int64_t count = std::min(kBlockRows, weight.size(0) - first);
-    at::Tensor rows = weight.narrow(0, first, count).to(at::kFloat);
+  at::Tensor norms = at::empty({weight.rows()}, at::TensorOptions().dtype(at::kDouble).device(weight.device()));
+  for (int64_t first = 0; first < weight.rows(); first += kBlockRows) {
+    const int64_t count = std::min(kBlockRows, weight.rows() - first);
+    at::Tensor rows = weight.Widened(first, count);
     if (gain.defined()) rows = rows * gain.narrow(0, first, count).unsqueeze(1);
     for (const Addition& one : added) rows = at::addmm(rows, one.b.narrow(0, first, count), one.a);
     norms.narrow(0, first, count).copy_(at::linalg_vector_norm(rows, 2, 1, /*keepdim=*/false, at::kDouble));

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "client/model/arena.h"
+#include "client/model/held_matrix.h"
 #include "client/model/side_factors.h"
 
 namespace strata::model {
@@ -21,9 +22,9 @@ struct Addition {
 };
 
 // Of factors, with a magnitude or without, beside the rows `weight` [rows, in].
-Addition AdditionOf(const at::Tensor& weight, const SideFactors& factors);
+Addition AdditionOf(const HeldMatrix& weight, const SideFactors& factors);
 // Norms of the rows of a weight with what is added to it, fp64 [rows]; widened and summed up a few rows at a time.
-at::Tensor RowNorms(const at::Tensor& weight, std::span<const Addition> added);
+at::Tensor RowNorms(const HeldMatrix& weight, std::span<const Addition> added);
 // weight += what `added` say of it as it was. In place, in its own type.
 void AddInPlace(const at::Tensor& weight, std::span<const Addition> added);
 

@@ -7,6 +7,7 @@
 
 #include <span>
 
+#include "client/model/held_matrix.h"
 #include "kernels/ops.h"
 
 namespace strata::model {
@@ -14,11 +15,10 @@ namespace strata::model {
 // The right operand: a matrix, and factors that are added to it while it is read.
 struct Operand {
   Operand(const at::Tensor& m);  // NOLINT(google-explicit-constructor): mostly a bare matrix
-  // `r`: the matrix as the kernels read it, quantised perhaps; only with FoldsFactors.
-  Operand(const at::Tensor& m, const kernels::Rows& r, std::span<const kernels::LowRank> a)
-      : matrix(m), rows(r), added(a) {}
+  // Quantised or with factors only where FoldsFactors. `m` is borrowed.
+  Operand(const HeldMatrix& m, std::span<const kernels::LowRank> a) : matrix(m.tensor()), rows(m.View()), added(a) {}
 
-  const at::Tensor& matrix;
+  const at::Tensor& matrix;  // means nothing where `rows` are quantised
   kernels::Rows rows;
   std::span<const kernels::LowRank> added;
 };

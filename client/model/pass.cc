@@ -85,7 +85,7 @@ void Pass::Project(size_t layer, int group, const at::Tensor& x, const at::Tenso
   const auto g = static_cast<size_t>(group);
   const LinearGroup& linear = c_.weights.layers[layer].groups[g];
   const SideAdapter& side = c_.sides[layer][g];
-  MatMulNT(y, x, {linear.weight, linear.View(), side.folded()}, false);
+  MatMulNT(y, x, {linear.weight, side.folded()}, false);
   if (!side.empty()) {
     ArenaScope scope(c_.arena);
     side.Forward(x, y, kept.s.defined() ? kept : side.TakeKept(tokens_, c_.arena), c_.arena, Dropout(layer, group));
@@ -249,7 +249,7 @@ at::Tensor Pass::ProjectBackward(size_t layer, int group, const at::Tensor& dy, 
   const SideAdapter::Kept& kept = saved_[layer].kept[g];
   const DropoutKey dropout = Dropout(layer, group);
   const at::Tensor dz = side.BackwardMagnitudes(dy, kept, c_.arena, dropout);
-  if (dx.defined()) MatMulNN(dx, dz, {linear.weight, linear.View(), side.folded()}, false);
+  if (dx.defined()) MatMulNN(dx, dz, {linear.weight, side.folded()}, false);
   if (side.empty()) return {};
   at::Tensor ds = Take(side.rank());
   side.BackwardInput(dz, kept.s, ds, dx, c_.arena, dropout);

@@ -45,7 +45,7 @@ void SideAdapter::PlaceFrozen() {
   for (const auto& [module, addition] : frozen_) {
     if (!addition.change.defined()) continue;
     const LinearModule& m = modules_[static_cast<size_t>(module)];
-    if (!frozen_gain_.defined()) frozen_gain_ = at::ones({weight_.size(0)}, weight_.options().dtype(at::kFloat));
+    if (!frozen_gain_.defined()) frozen_gain_ = at::ones({weight_.rows()}, Options(at::kFloat));
     frozen_gain_.narrow(0, m.first_row, m.rows).add_(addition.change);
   }
   const bool folds = FoldsFactors(dtype_, weight_.device()) && !frozen_gain_.defined();
@@ -72,7 +72,7 @@ void SideAdapter::Finish() {
     if (s.trained) trained_rank_ = rank_;
   }
   if (rank_ == 0) return;
-  a_ = at::empty({rank_, in_}, weight_.options().dtype(dtype_));
+  a_ = at::empty({rank_, in_}, Options(dtype_));
   for (Segment& s : segments_) {
     s.b = at::empty({s.rows, s.rank}, a_.options());
     Cast(s);
@@ -85,7 +85,7 @@ void SideAdapter::PlaceMagnitudes() {
     if (!s.trained || !s.factors.magnitude.defined()) continue;
     s.first_z = z_width_;
     z_width_ += s.rows;
-    if (!gain_.defined()) gain_ = at::ones({weight_.size(0)}, a_.options().dtype(at::kFloat));
+    if (!gain_.defined()) gain_ = at::ones({weight_.rows()}, Options(at::kFloat));
     std::vector<Addition> beneath;
     for (const auto& [module, addition] : frozen_) {
       if (modules_[static_cast<size_t>(module)].first_row == s.first_row) beneath.push_back(addition);
@@ -227,7 +227,7 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
     if (seg.trained) AccumulateTN(seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling);
   }
   if (!dx.defined()) return;
-  if (frozen_gain_.defined()) MatMulNN(dx, (dy * (frozen_gain_ - 1)).to(dtype_), weight_, true);
+  if (frozen_gain_.defined()) MatMulNN(dx, (dy * (frozen_gain_ - 1)).to(dtype_), {weight_, {}}, true);
   if (dropped_rank < rank_) {
     MatMulNN(dx, ds.narrow(1, dropped_rank, rank_ - dropped_rank), a_.narrow(0, dropped_rank, rank_ - dropped_rank),
              true);

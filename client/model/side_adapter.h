@@ -92,10 +92,13 @@ class SideAdapter {
                       const DropoutKey& dropout) const;
 
   at::Tensor AOf(const Segment& s) const { return a_.narrow(0, s.first_col, s.rank); }
-  at::Tensor WeightOf(int64_t first_row, int64_t rows) const { return weight_.narrow(0, first_row, rows); }
+  HeldMatrix WeightOf(int64_t first_row, int64_t rows) const { return weight_.Narrow(first_row, rows); }
+  at::TensorOptions Options(at::ScalarType type) const {
+    return at::TensorOptions().dtype(type).device(weight_.device());
+  }
 
   std::vector<LinearModule> modules_;
-  at::Tensor weight_;
+  HeldMatrix weight_;
   int64_t in_ = 0;
   at::ScalarType dtype_ = at::kFloat;
   std::vector<std::pair<int, Addition>> frozen_;  // with the index of the module

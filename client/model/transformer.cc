@@ -113,7 +113,7 @@ absl::Status Transformer::Merge(const std::vector<NamedFactors>& base) {
     LinearGroup& group = weights_.layers[static_cast<size_t>(place.layer)].groups[static_cast<size_t>(place.group)];
     const LinearModule& module = group.modules[static_cast<size_t>(place.module)];
     STRATA_RETURN_IF_ERROR(ReloadModule(*files_, module, group));
-    const at::Tensor rows = group.weight.narrow(0, module.first_row, module.rows);
+    const at::Tensor rows = group.weight.tensor().narrow(0, module.first_row, module.rows);
     std::vector<Addition> added;
     for (const NamedFactors& named : base) {
       if (named.module == name && named.factors.a.size(0) > 0) added.push_back(AdditionOf(rows, named.factors));
@@ -130,7 +130,7 @@ absl::Status Transformer::SetBase(const std::vector<NamedFactors>& base, BaseRou
     c10::InferenceMode inference;
     const bool fp32 = weights_.embedding.scalar_type() == at::kFloat;
     const bool merge = route == BaseRoute::kMerge || (route == BaseRoute::kByDtype && fp32);
-    if (merge && kernels::IsQuantised(weights_.layers.front().groups[kQkv].View().type))
+    if (merge && weights_.layers.front().groups[kQkv].weight.quantised())
       return absl::InvalidArgumentError("the base adapter is never merged into quantised weights");
     const std::vector<NamedFactors> none;
     if (merge || !merged_.empty()) STRATA_RETURN_IF_ERROR(Merge(merge ? base : none));

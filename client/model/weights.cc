@@ -81,55 +81,47 @@ class Loader {
       group.modules.push_back({.name = name, .first_row = rows, .rows = count});
       rows += count;
     }
-    TakeWeight(group);
-    if (bias) group.bias = Take({rows}, at::kFloat);
-    for (const LinearModule& m : group.modules) {
-      STRATA_RETURN_IF_ERROR(ReadWeight(m, group));
-      if (bias) STRATA_RETURN_IF_ERROR(Read(m.name + ".bias", group.bias.narrow(0, m.first_row, m.rows)));
-    }
+    STRATA_ASSIGN_OR_RETURN(group.weight, Weight(group.modules, rows, in));
+    if (!bias) return group;
+    group.bias = Take({rows}, at::kFloat);
+    for (const LinearModule& m : group.modules)
+      STRATA_RETURN_IF_ERROR(Read(m.name + ".bias", group.bias.narrow(0, m.first_row, m.rows)));
     return group;
-  }
-
-  absl::Status ReadWeight(const LinearModule& module, LinearGroup& group) {
-    const std::string name = module.name + ".weight";
-    if (precision_.base == config::BaseDType::kNf4) return ReadInNf4(name, module, group);
-    const at::Tensor rows = group.weight.narrow(0, module.first_row, module.rows);
-    if (precision_.base != config::BaseDType::kInt8) return Read(name, rows);
-    STRATA_ASSIGN_OR_RETURN(const ModelTensor* tensor, Find(name, rows.numel()));
-    return ReadInt8(files_, *tensor, rows, group.scales.narrow(0, module.first_row, module.rows));
   }
 
   size_t bytes() const { return used_; }
 
  private:
-  // NF4: each module's arrays on their own lines of the cache.
-  static int64_t Nf4Piece(int64_t values) {
-    constexpr auto kPiece = static_cast<int64_t>(kAlignment);
-    return (kernels::Nf4Bytes(values) + kPiece - 1) / kPiece * kPiece;
+  absl::StatusOr<HeldMatrix> Weight(const std::vector<LinearModule>& modules, int64_t rows, int64_t cols) {
+    if (precision_.base == config::BaseDType::kNf4) return Nf4Weight(modules, cols);
+    if (precision_.base == config::BaseDType::kInt8) return Int8Weight(modules, rows, cols);
+    const at::Tensor weight = Take({rows, cols}, dtype_);
+    for (const LinearModule& m : modules)
+      STRATA_RETURN_IF_ERROR(Read(m.name + ".weight", weight.narrow(0, m.first_row, m.rows)));
+    return HeldMatrix(weight);
   }
 
-  void TakeWeight(LinearGroup& group) {
-    if (precision_.base == config::BaseDType::kNf4) {
-      int64_t bytes = 0;
-      for (const LinearModule& m : group.modules) bytes += Nf4Piece(m.rows * group.in);
-      group.weight = Take({bytes}, at::kByte);
-    } else if (precision_.base == config::BaseDType::kInt8) {
-      group.weight = Take({group.rows(), group.in}, at::kChar);
-      group.scales = Take({group.rows()}, at::kFloat);
-    } else {
-      group.weight = Take({group.rows(), group.in}, dtype_);
+  absl::StatusOr<HeldMatrix> Int8Weight(const std::vector<LinearModule>& modules, int64_t rows, int64_t cols) {
+    const at::Tensor codes = Take({rows, cols}, at::kChar);
+    const at::Tensor scales = Take({rows}, at::kFloat);
+    for (const LinearModule& m : modules) {
+      STRATA_ASSIGN_OR_RETURN(const ModelTensor* tensor, Find(m.name + ".weight", m.rows * cols));
+      STRATA_RETURN_IF_ERROR(
+          ReadInt8(files_, *tensor, codes.narrow(0, m.first_row, m.rows), scales.narrow(0, m.first_row, m.rows)));
     }
+    return HeldMatrix(codes, scales);
   }
 
-  // Modules come in order.
-  absl::Status ReadInNf4(const std::string& name, const LinearModule& module, LinearGroup& group) {
-    STRATA_ASSIGN_OR_RETURN(const ModelTensor* tensor, Find(name, module.rows * group.in));
-    int64_t before = 0;
-    for (const kernels::Nf4& part : group.nf4) before += Nf4Piece(part.rows * group.in);
-    auto* arrays = static_cast<std::byte*>(group.weight.data_ptr()) + before;
-    STRATA_ASSIGN_OR_RETURN(const kernels::Nf4 matrix, ReadNf4(files_, *tensor, module.rows, group.in, arrays));
-    group.nf4.push_back(matrix);
-    return absl::OkStatus();
+  absl::StatusOr<HeldMatrix> Nf4Weight(const std::vector<LinearModule>& modules, int64_t cols) {
+    std::vector<kernels::Nf4> parts;
+    for (const LinearModule& m : modules) {
+      STRATA_ASSIGN_OR_RETURN(const ModelTensor* tensor, Find(m.name + ".weight", m.rows * cols));
+      const at::Tensor arrays = Take({kernels::Nf4Bytes(m.rows * cols)}, at::kByte);
+      STRATA_ASSIGN_OR_RETURN(const kernels::Nf4 part,
+                              ReadNf4(files_, *tensor, m.rows, cols, static_cast<std::byte*>(arrays.data_ptr())));
+      parts.push_back(part);
+    }
+    return HeldMatrix(memory_, std::move(parts), cols);
   }
 
   absl::StatusOr<const ModelTensor*> Find(const std::string& name, int64_t elements) const {
@@ -187,21 +179,6 @@ Weights::Place Weights::Find(std::string_view name) const {
   return {};
 }
 
-kernels::Rows LinearGroup::View() const {
-  kernels::Rows view = {.rows = rows(), .cols = in, .stride = in};
-  if (!nf4.empty()) {
-    view.type = kernels::Type::kNf4;
-    view.data = const_cast<kernels::Nf4*>(nf4.data());  // operands are read only
-  } else if (scales.defined()) {
-    view.type = kernels::Type::kInt8;
-    view.data = weight.data_ptr();
-    view.scales = scales.const_data_ptr<float>();
-  } else {
-    return RowsOf(weight);
-  }
-  return view;
-}
-
 absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, const config::Precision& precision, at::Device device) {
   return TorchGuard("loading " + files.path(), [&]() -> absl::StatusOr<Weights> {
     const ModelConfig& c = files.config();
@@ -231,9 +208,8 @@ absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, const config::Preci
 
 absl::Status ReloadModule(const ModelFiles& files, const LinearModule& module, LinearGroup& group) {
   return TorchGuard("reading " + module.name, [&]() -> absl::Status {
-    const bool fp32 = group.weight.scalar_type() == at::kFloat;
-    Loader loader(files, fp32 ? config::ComputeDType::kFp32 : config::ComputeDType::kBf16, group.weight.device());
-    return loader.ReadWeight(module, group);
+    Loader loader(files, config::ComputeDType::kFp32, group.weight.device());
+    return loader.Read(module.name + ".weight", group.weight.tensor().narrow(0, module.first_row, module.rows));
   });
 }
 

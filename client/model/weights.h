@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/model/family.h"
+#include "client/model/held_matrix.h"
 #include "client/model/model_files.h"
 #include "client/model/ops.h"
 #include "common/config/precision.h"
@@ -26,16 +27,10 @@ struct LinearModule {
 
 // Linear modules that read the same input, as one matrix.
 struct LinearGroup {
-  at::Tensor weight;              // [sum of rows, in], fp32, bf16 or int8; NF4: the bytes that `nf4` looks into
-  at::Tensor scales;              // int8: fp32 [sum of rows]
-  std::vector<kernels::Nf4> nf4;  // NF4: of each module
-  at::Tensor bias;                // fp32 [sum of rows]; undefined where there is none
+  HeldMatrix weight;  // [sum of rows, in]
+  at::Tensor bias;    // fp32 [sum of rows]; undefined where there is none
   int64_t in = 0;
   std::vector<LinearModule> modules;
-
-  int64_t rows() const { return modules.back().first_row + modules.back().rows; }
-  // What the kernels' product reads; looks into this group.
-  kernels::Rows View() const;
 };
 
 struct LayerWeights {

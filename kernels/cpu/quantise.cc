@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cpu/code_books.h"
+#include "kernels/cpu/decode.h"
 #include "kernels/ops.h"
 
 namespace strata::kernels {
@@ -115,6 +116,10 @@ float QuantiseInt8(const float* values, int64_t count, int8_t* out) {
     out[i] = static_cast<int8_t>(steps >= -127 && steps <= 127 ? steps : 0);
   }
   return scale;
+}
+
+void Decode(const Rows& m, int64_t first, int64_t count, float* out) {
+  for (int64_t r = 0; r < count; ++r) DecodeRow(m, ScaleBook(), first + r, 0, m.cols, out + r * m.cols);
 }
 
 }  // namespace strata::kernels

@@ -125,6 +125,9 @@ TEST_P(Nf4Golden, TheProductDecodesToTheSameBits) {
         .w = {.data = &matrix, .type = Type::kNf4, .rows = shape[0], .cols = shape[1], .stride = shape[1]},
         .y = {.data = y.data(), .rows = shape[0], .cols = shape[1], .stride = shape[1]},
         .by_rows = false};
+    std::vector<float> decoded(y.size());
+    Decode(product.w, 0, shape[0], decoded.data());
+    EXPECT_EQ(decoded, Floats(name + ".nested.decoded")) << name;
     for (const MatMulVariant& variant : MatMulVariants()) {
       RunOn(*variant.table, product);
       EXPECT_EQ(y, Floats(name + ".nested.decoded")) << name << ", " << variant.name;

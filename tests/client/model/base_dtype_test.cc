@@ -107,6 +107,47 @@ data::PackedBatch SomeBatch() {
   return testing::PackRows({row});
 }
 
+at::Tensor Some(at::IntArrayRef shape, int64_t seed) {
+  int64_t count = 1;
+  for (const int64_t extent : shape) count *= extent;
+  return at::arange(seed, seed + count, at::kFloat).mul_(1.7).sin_().mul_(0.1).view(shape);
+}
+
+// Low-rank factors of every linear module of a layer, every other one with a magnitude.
+std::vector<NamedFactors> SomeFactors(const Transformer& model, int64_t seed, bool trained) {
+  std::vector<NamedFactors> all;
+  for (const config::ModuleShape& module : model.files().LinearModules()) {
+    if (module.name == "lm_head") continue;
+    SideFactors factors;
+    factors.a = Some({3, module.in}, seed++);
+    factors.b = Some({module.out, 3}, seed++);
+    factors.scaling = 0.5;
+    if (all.size() % 2 == 0 || trained) factors.magnitude = Some({module.out}, seed++) + 1;
+    if (trained) {
+      factors.grad_a = at::zeros_like(factors.a);
+      factors.grad_b = at::zeros_like(factors.b);
+      factors.grad_magnitude = at::zeros_like(factors.magnitude);
+    }
+    all.push_back({module.name, factors});
+  }
+  return all;
+}
+
+// Loss and gradients of one step over frozen and trained factors.
+std::vector<at::Tensor> Step(Transformer& model, const data::PackedBatch& batch, const DropoutKey& dropout) {
+  EXPECT_OK(model.SetBase(SomeFactors(model, 5, /*trained=*/false), BaseRoute::kSide));
+  const std::vector<NamedFactors> trained = SomeFactors(model, 1000, /*trained=*/true);
+  EXPECT_OK(model.SetTrained(trained));
+  const absl::StatusOr<double> loss = model.TrainStep(batch, 0.1, dropout);
+  EXPECT_OK(loss);
+  std::vector<at::Tensor> out = {at::scalar_tensor(*loss)};
+  for (const NamedFactors& f : trained) {
+    for (const at::Tensor& gradient : {f.factors.grad_a, f.factors.grad_b, f.factors.grad_magnitude})
+      out.push_back(gradient);
+  }
+  return out;
+}
+
 class QuantisedBase : public ::testing::TestWithParam<std::tuple<std::string, BaseDType>> {};
 
 TEST_P(QuantisedBase, ComputesWhatItsCodesStandFor) {
@@ -124,6 +165,12 @@ TEST_P(QuantisedBase, ComputesWhatItsCodesStandFor) {
   EXPECT_LT(testing::RelativeNorm(seen.logits, expected.logits), 5e-6);
   EXPECT_GT(testing::RelativeNorm(seen.logits, before.logits), 1e-3);
   EXPECT_LT(quantised->resident_bytes(), pristine->resident_bytes());
+  for (const double dropout : {0.0, 0.2}) {
+    const std::vector<at::Tensor> step = Step(*quantised, batch, {.probability = dropout, .key = 7});
+    const std::vector<at::Tensor> wanted = Step(*decoded, batch, {.probability = dropout, .key = 7});
+    for (size_t i = 0; i < step.size(); ++i)
+      EXPECT_LT(testing::RelativeNorm(step[i], wanted[i]), 2e-5) << "loss or gradient " << i << ", dropout " << dropout;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, QuantisedBase,
