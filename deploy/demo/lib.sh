@@ -62,8 +62,8 @@ prepare_texts() {
     for site in "${sites[@]}"; do
       note "texts: rendering the $(site_value "$site" language) manual pages for $site"
       python3 "$root/deploy/demo/make_corpus.py" --pages "$cache/manpages/usr/share/man/$(site_value "$site" language)" \
-        --heldout-bytes "$(site_value "$site" heldout_bytes)" --rows-per-heldout-page "$(site_value "$site" rows_per_heldout_page)" \
-        --out "$kept/$site" | sed 's/^/  /'
+        --dev-bytes "$(site_value "$site" dev_bytes)" --test-bytes "$(site_value "$site" test_bytes)" \
+        --rows-per-heldout-page "$(site_value "$site" rows_per_heldout_page)" --out "$kept/$site" | sed 's/^/  /'
     done
     touch "$kept/.complete"
   fi

@@ -90,12 +90,13 @@ def main():
     p.add_argument("--pages", required=True, help="folder with man1, man5, .. of one language")
     p.add_argument("--out", required=True, help="folder for train.jsonl, dev.jsonl and test.jsonl")
     p.add_argument("--train-bytes", type=int, default=120_000)
-    p.add_argument("--heldout-bytes", type=int, default=12_000, help="of test; dev gets half of that")
+    p.add_argument("--dev-bytes", type=int, default=6_000)
+    p.add_argument("--test-bytes", type=int, default=12_000)
     p.add_argument("--rows-per-page", type=int, default=8, help="so that no long page rules a part")
     p.add_argument("--rows-per-heldout-page", type=int, default=4)
     p.add_argument("--row-characters", type=int, default=640)
     a = p.parse_args()
-    want = {"train": a.train_bytes, "dev": a.heldout_bytes // 2, "test": a.heldout_bytes}
+    want = {"train": a.train_bytes, "dev": a.dev_bytes, "test": a.test_bytes}
     pages = sorted(glob.glob(os.path.join(a.pages, "man[1-8]", "*.gz")), key=lambda f: hash_text(os.path.basename(f)))
     if not pages:
         sys.exit(f"make_corpus.py: no manual pages in {a.pages}; run deploy/setup.sh")
