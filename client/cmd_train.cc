@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -19,6 +20,7 @@
 #include "client/train/loaded_model.h"
 #include "client/train/run_inputs.h"
 #include "client/train/training_loop.h"
+#include "client/training_processes.h"
 #include "common/adapter/adapter.h"
 #include "common/config/config.h"
 #include "common/runtime/process.h"
@@ -35,8 +37,19 @@ struct TrainFlags {
   std::string model, data, out, config, init_adapter, dtype, base_dtype, device, format = "text";
   std::vector<std::string> base_adapters;
   std::optional<uint64_t> seed;
-  int threads = 0;
+  int threads = 0, processes = 1;
+  int worker = 0;  // of several processes: which this is; the first is the one that was typed
   bool print_config = false, restart = false;
+  std::vector<std::string> arguments;  // as typed
+
+  train::Replicas::Place place() const {
+    return {.rank = worker, .size = processes, .folder = runtime::JoinPath(out, ".processes")};
+  }
+  // For what a process keeps on disk while it runs.
+  std::string scratch() const { return worker == 0 ? out : runtime::JoinPath(place().folder, Cat("worker-", worker)); }
+  int threads_each() const {
+    return threads > 0 || processes == 1 ? threads : std::max(runtime::NumCores() / processes, 1);
+  }
 };
 
 // A fault of what the user wrote (exit code 2) apart from a failure (1).
@@ -49,6 +62,12 @@ absl::StatusOr<config::TrainOptions> ReadOptions(runtime::FileSystem& files, con
   STRATA_ASSIGN_OR_RETURN(config::TrainOptions options, ReadTrainOptions(files, flags.config));
   if (!flags.device.empty()) options.device = flags.device;
   STRATA_RETURN_IF_ERROR(SetPrecision(flags.dtype, flags.base_dtype, options));
+  if (flags.processes > 1) {
+    if (flags.config == "-") return absl::InvalidArgumentError("--processes: name a file with --config, not -");
+    if (options.device.starts_with("cuda"))
+      return absl::InvalidArgumentError("--processes shares out work on CPUs; leave it out, or set device: cpu");
+    options.device = "cpu";
+  }
   if (flags.seed.has_value()) options.seed = *flags.seed;
   return options;
 }
@@ -56,9 +75,11 @@ absl::StatusOr<config::TrainOptions> ReadOptions(runtime::FileSystem& files, con
 // One line a step: JSON, a line that overwrites itself on a terminal, plain lines elsewhere.
 class Reporter {
  public:
-  explicit Reporter(bool json) : json_(json), terminal_(isatty(STDERR_FILENO) == 1) {}
+  // `silent`: says nothing.
+  Reporter(bool json, bool silent) : json_(json), silent_(silent), terminal_(isatty(STDERR_FILENO) == 1) {}
 
   void Step(const train::TrainProgress& p) {
+    if (silent_) return;
     if (first_step_seconds_ == 0) first_step_seconds_ = absl::ToDoubleSeconds(runtime::SinceProcessStart());
     if (json_) {
       Print({{"step", p.step},
@@ -74,6 +95,7 @@ class Reporter {
   }
 
   void Note(const train::TrainNote& note) const {
+    if (silent_) return;
     const std::string word(train::NoteWord(note.kind));
     if (json_) return Print({{"note", word}, {"at_step", note.step}, {"detail", note.detail}});
     std::cerr << (terminal_ ? "\r\033[K" : "") << "note: " << (note.step > 0 ? Cat("step ", note.step, ": ") : "")
@@ -87,6 +109,7 @@ class Reporter {
   }
 
   void Done(const train::LoopSummary& s, const std::string& out) {
+    if (silent_) return;
     const train::RunPosition& p = s.position;
     if (json_) {
       Print({{"done", true},
@@ -105,6 +128,7 @@ class Reporter {
   }
 
   void Data(const data::Dataset& rows) {
+    if (silent_) return;
     num_examples_ = rows.rows.size();
     truncated_ = rows.num_truncated;
     bad_rows_ = rows.num_bad;
@@ -117,7 +141,7 @@ class Reporter {
 
  private:
   static void Print(const Json& line) { std::cout << line.dump() << std::endl; }
-  bool json_, terminal_;
+  bool json_, silent_, terminal_;
   double first_step_seconds_ = 0;
   uint64_t num_examples_ = 0, truncated_ = 0, bad_rows_ = 0;
 };
@@ -170,6 +194,7 @@ absl::StatusOr<train::RunInputs> InputsOf(const TrainFlags& flags, const config:
   if (!flags.init_adapter.empty()) {
     STRATA_ASSIGN_OR_RETURN(inputs["--init-adapter"], AdapterDigest(files, flags.init_adapter));
   }
+  if (flags.processes > 1) inputs["--processes"] = Cat(flags.processes);  // they add up in another order
   for (size_t i = 0; i < flags.base_adapters.size(); ++i) {
     STRATA_ASSIGN_OR_RETURN(inputs[Cat("--base-adapter ", i + 1)], AdapterDigest(files, flags.base_adapters[i]));
   }
@@ -182,6 +207,15 @@ struct Standing {
   std::unique_ptr<train::CheckpointStore> store;
   std::optional<train::SavedRun> run;
 };
+
+// What the first process found, which has looked at it and started this one.
+absl::StatusOr<Standing> FindRunOfFirst(const TrainFlags& flags, runtime::Runtime& runtime, Reporter& reporter) {
+  const std::string folder = runtime::JoinPath(flags.out, "checkpoint");
+  train::CheckpointStore store(runtime.files, runtime.clock, {.directory = folder}, {});
+  STRATA_ASSIGN_OR_RETURN(train::FoundRun found, store.Latest());
+  if (found.run.has_value() && found.run->finished) found.run.reset();
+  return Standing{.reporter = &reporter, .store = nullptr, .run = std::move(found.run)};
+}
 
 absl::StatusOr<Standing> FindRun(const TrainFlags& flags, const config::TrainOptions& options, train::RunInputs inputs,
                                  runtime::Runtime& runtime, Reporter& reporter) {
@@ -235,12 +269,16 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
                      const Standing& standing) {
   runtime::Runtime runtime = session.runtime();
   Reporter& reporter = *standing.reporter;
-  train::ModelCache models(runtime.files, flags.threads);
+  std::unique_ptr<TrainingProcesses> processes;
+  if (flags.processes > 1) {
+    STRATA_ASSIGN_OR_RETURN(processes, TrainingProcesses::Gather(runtime.files, flags.place(), flags.arguments));
+  }
+  train::ModelCache models(runtime.files, flags.threads_each());
   STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
                           models.Get(flags.model, options.precision(), options.device));
   model::Transformer& model = *loaded->transformer;
   STRATA_ASSIGN_OR_RETURN(const data::Dataset rows,
-                          models.ReadRows(*loaded, flags.data, train::RowPolicyOf(options, flags.out)));
+                          models.ReadRows(*loaded, flags.data, train::RowPolicyOf(options, flags.scratch())));
   reporter.Data(rows);
   STRATA_ASSIGN_OR_RETURN(const auto state, SetUp(flags, options, plan, runtime.files, model));
   const train::LoopContext context{.model = model,
@@ -252,33 +290,41 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
                                    .checkpoints = standing.store.get(),
                                    .resume = standing.run.has_value() ? &*standing.run : nullptr,
                                    .shape = plan.shape,
-                                   .on_note = [&](const train::TrainNote& note) { reporter.Note(note); }};
-  STRATA_ASSIGN_OR_RETURN(const train::LoopSummary summary,
-                          train::RunTraining(context, options, rows.rows, [&](const train::TrainProgress& progress) {
-                            reporter.Step(progress);
-                            return !session.stopped();
-                          }));
+                                   .on_note = [&](const train::TrainNote& note) { reporter.Note(note); },
+                                   .replicas = processes == nullptr ? nullptr : &processes->replicas()};
+  const absl::StatusOr<train::LoopSummary> summary =
+      train::RunTraining(context, options, rows.rows, [&](const train::TrainProgress& progress) {
+        reporter.Step(progress);
+        return !session.stopped();
+      });
+  if (!summary.ok()) return processes == nullptr ? summary.status() : processes->Explain(summary.status());
+  if (flags.worker > 0) return absl::OkStatus();
   const adapter::PeftWriteOptions write{
       .base_model = flags.model, .use_rslora = plan.use_rslora, .dropout = options.adapter.dropout};
   STRATA_RETURN_IF_ERROR(adapter::WritePeft(runtime.files, flags.out, state->ToAdapter(), write));
   // Without checkpoints the next start begins anew, whatever an earlier one left.
-  STRATA_RETURN_IF_ERROR(options.checkpoint_steps > 0 ? standing.store->Finish(summary.position)
+  STRATA_RETURN_IF_ERROR(options.checkpoint_steps > 0 ? standing.store->Finish(summary->position)
                                                       : standing.store->Clear());
-  reporter.Done(summary, flags.out);
+  reporter.Done(*summary, flags.out);
   return absl::OkStatus();
 }
 
 // Everything that can be wrong is found before the model is loaded.
 absl::Status Train(const TrainFlags& flags, config::TrainOptions options, Interruptible& session, Outcome& misuse) {
   runtime::Runtime runtime = session.runtime();
-  Reporter reporter(flags.format == "json");
+  Reporter reporter(flags.format == "json", /*silent=*/flags.worker > 0);
   STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(runtime.files, flags.model));
   Plan plan;
   misuse = PlanTargets(flags, options, model->LinearModules(), runtime.files, plan);
   STRATA_RETURN_IF_ERROR(misuse.status);
   train::PlannedRun planned{.options = options, .targets = plan.targets};
+  planned.options.max_memory /= static_cast<uint64_t>(flags.processes);
   STRATA_ASSIGN_OR_RETURN(plan.shape, train::ChooseShape(*model, planned));
   options.base_dtype = planned.options.base_dtype;
+  if (flags.worker > 0) {
+    STRATA_ASSIGN_OR_RETURN(const Standing standing, FindRunOfFirst(flags, runtime, reporter));
+    return Execute(flags, options, session, std::move(plan), standing);
+  }
   STRATA_ASSIGN_OR_RETURN(train::RunInputs inputs, InputsOf(flags, options, *model, runtime.files));
   STRATA_ASSIGN_OR_RETURN(const Standing standing, FindRun(flags, options, std::move(inputs), runtime, reporter));
   if (standing.run.has_value() && standing.run->finished) {
@@ -300,9 +346,13 @@ int Run(const TrainFlags& flags) {
   Outcome misuse;
   const absl::Status status = Train(flags, *options, session, misuse);
   if (status.ok()) return 0;
+  // What goes wrong in all of them is said by the first.
+  if (flags.worker > 0 && !absl::IsResourceExhausted(status) && !absl::IsInternal(status)) return 1;
   const char* left = options->checkpoint_steps > 0 ? "interrupted; the same command goes on from here"
                                                    : "interrupted; nothing was written";
-  return ReportError(absl::IsCancelled(status) ? Annotate(status, left) : status, misuse.misuse);
+  if (!absl::IsCancelled(status)) return ReportError(status, misuse.misuse);
+  ReportError(Annotate(status, left), false);
+  return session.exit_code();
 }
 
 }  // namespace
@@ -330,9 +380,18 @@ void AddTrainCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--device", flags->device, "auto, cpu or cuda:N; before the configuration's");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--processes", flags->processes,
+                   "Processes that share each step's rows, with a copy of the model each (default 1); --threads is for "
+                   "each of them")
+      ->check(CLI::Range(1, 64));
+  command->add_option("--worker", flags->worker)->group("");  // what --processes starts
   command->add_option("--seed", flags->seed, "Before the configuration's");
   command->add_option("--format", flags->format, "text or json")->check(CLI::IsMember({"text", "json"}));
-  command->callback([flags, &context] { context.exit_code = Run(*flags); });
+  command->callback([flags, &context] {
+    flags->arguments = context.arguments;
+    context.exit_code = Run(*flags);
+  });
 }
 
 }  // namespace strata

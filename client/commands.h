@@ -3,6 +3,9 @@
 #ifndef STRATA_CLIENT_COMMANDS_H_
 #define STRATA_CLIENT_COMMANDS_H_
 
+#include <string>
+#include <vector>
+
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 
@@ -10,6 +13,7 @@ namespace strata {
 
 // 0 done, 1 failed, 2 misuse (bad flags, faults of a file that the user wrote).
 struct CommandContext {
+  std::vector<std::string> arguments;  // as typed, without the program's name
   int exit_code = 0;
 };
 

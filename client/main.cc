@@ -11,7 +11,7 @@ int Main(int argc, char** argv) {
                "strata-client");
   app.set_version_flag("--version", "strata-client " STRATA_VERSION);
   app.require_subcommand(1);
-  CommandContext context;
+  CommandContext context{.arguments = {argv + 1, argv + argc}};
   AddRunCommand(app, context);
   AddTrainCommand(app, context);
   AddPlanCommand(app, context);

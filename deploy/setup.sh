@@ -43,7 +43,7 @@ build_packages=(
   g++ cmake ninja-build ccache pkg-config git unzip openssl python3 python3-pip
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev libssl-dev
   libgtest-dev libgmock-dev libbenchmark-dev libsqlite3-dev libyaml-cpp-dev nlohmann-json3-dev libspdlog-dev libcli11-dev
-  libpcre2-dev libicu-dev libzstd-dev liblapacke-dev libopenblas-openmp-dev gfortran libgomp1
+  libpcre2-dev libicu-dev libzstd-dev liblapacke-dev libopenblas-openmp-dev gfortran libgomp1 libgloo-dev
 )
 demo_packages=(groff-base bsdextrautils)
 dev_packages=(clang-format clang-tidy)

@@ -4,6 +4,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 #include <span>
@@ -81,6 +82,8 @@ class TrainingRun {
 
  private:
   absl::StatusOr<Gradient> Accumulate();
+  absl::Status SumOverReplicas(Gradient& gradient);
+  absl::StatusOr<bool> GoOn(bool wanted);
   absl::Status Update(const Gradient& gradient, double rate);
   absl::Status Recover(const Gradient& gradient);
   absl::Status TakeBack(const std::string& what);
@@ -137,10 +140,14 @@ absl::StatusOr<Gradient> TrainingRun::Accumulate() {
     examples.push_back(rows_[row]);
     targets += examples.back().num_targets();
   }
-  const std::vector<const data::Example*> rows = data::Pointers(examples);
+  std::vector<const data::Example*> rows = data::Pointers(examples);
+  uint64_t part = dropout_ + (position_.steps << 20);
+  if (context_.replicas != nullptr) {
+    rows = ShareOf(rows, context_.replicas->rank(), context_.replicas->size());
+    part += static_cast<uint64_t>(context_.replicas->rank()) << 14;
+  }
   Gradient result;
   const double scale = 1 / static_cast<double>(std::max<int64_t>(targets, 1));
-  uint64_t part = dropout_ + (position_.steps << 20);
   const MicroBatchRule rule{.pack = options_.pack,
                             .tokens = context_.shape.micro_batch_tokens,
                             .rows = std::max<uint32_t>(options_.batch_size, 1)};
@@ -153,11 +160,31 @@ absl::StatusOr<Gradient> TrainingRun::Accumulate() {
     result.loss += nll * scale;
     result.tokens += batch.ids.size();
   }
+  if (context_.replicas != nullptr) STRATA_RETURN_IF_ERROR(SumOverReplicas(result));
   STRATA_RETURN_IF_ERROR(model::TorchGuard("gradient norm", [&] {
     result.norm = optimizer_.GradientNorm(context_.state);
     return absl::OkStatus();
   }));
   return result;
+}
+
+absl::Status TrainingRun::SumOverReplicas(Gradient& gradient) {
+  const at::Tensor gradients = context_.state.gradients();
+  STRATA_RETURN_IF_ERROR(
+      context_.replicas->Sum(std::span(gradients.mutable_data_ptr<float>(), static_cast<size_t>(gradients.numel()))));
+  std::array<double, 2> sums = {gradient.loss, static_cast<double>(gradient.tokens)};
+  STRATA_RETURN_IF_ERROR(context_.replicas->Sum(sums));
+  gradient.loss = sums[0];
+  gradient.tokens = static_cast<uint64_t>(sums[1]);
+  return absl::OkStatus();
+}
+
+// Whether all want to.
+absl::StatusOr<bool> TrainingRun::GoOn(bool wanted) {
+  if (context_.replicas == nullptr) return wanted;
+  std::array<double, 1> against = {wanted ? 0.0 : 1.0};
+  STRATA_RETURN_IF_ERROR(context_.replicas->Sum(against));
+  return against[0] == 0;
 }
 
 absl::Status TrainingRun::Update(const Gradient& gradient, double rate) {
@@ -252,13 +279,14 @@ absl::Status TrainingRun::Step(const std::function<bool(const TrainProgress&)>& 
   ++position_.steps;
   position_.updates = optimizer_.updates();
   position_.tokens += gradient.tokens;
-  const bool go_on = !on_progress || on_progress({.step = static_cast<uint32_t>(position_.steps),
-                                                  .of = steps_,
-                                                  .loss = gradient.loss,
-                                                  .grad_norm = gradient.norm,
-                                                  .learning_rate = rate,
-                                                  .tokens = gradient.tokens,
-                                                  .tokens_per_second = speeds_.back()});
+  const bool wanted = !on_progress || on_progress({.step = static_cast<uint32_t>(position_.steps),
+                                                   .of = steps_,
+                                                   .loss = gradient.loss,
+                                                   .grad_norm = gradient.norm,
+                                                   .learning_rate = rate,
+                                                   .tokens = gradient.tokens,
+                                                   .tokens_per_second = speeds_.back()});
+  STRATA_ASSIGN_OR_RETURN(const bool go_on, GoOn(wanted));
   const bool due = context_.checkpoints != nullptr &&
                    (go_on ? context_.checkpoints->Due(position_.steps) : context_.checkpoints->options().when_stopped);
   if (due) STRATA_RETURN_IF_ERROR(Save());

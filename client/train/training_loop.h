@@ -15,6 +15,7 @@
 #include "client/train/checkpoint.h"
 #include "client/train/local_trainer.h"
 #include "client/train/memory_plan.h"
+#include "client/train/replicas.h"
 #include "common/config/options.h"
 #include "common/runtime/clock.h"
 
@@ -46,6 +47,8 @@ struct LoopContext {
   const SavedRun* resume = nullptr;        // where to go on; null: from the start, with `state` as it is
   StepShape shape = {};
   std::function<void(const TrainNote&)> on_note = {};
+  // The processes that share each step's rows; null: this one has them all. REQUIRES: `state` on the CPU.
+  Replicas* replicas = nullptr;
 };
 
 inline constexpr int kMostHalvings = 20;  // of the learning rate, in one run
@@ -57,7 +60,8 @@ TrainNote FittedNote(const StepShape& shape, const config::Precision& precision)
 uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows);
 
 // Trains `state` on `rows`. A step takes batch_size * gradient_accumulation_steps rows; its loss is the mean over its
-// supervised tokens. `on_progress` is called after each step; false stops: CANCELLED.
+// supervised tokens. `on_progress` is called after each step; false stops: CANCELLED, at all replicas after the same
+// step.
 // A step whose loss or gradient is not finite changes nothing; what comes then is options.on_non_finite:
 //   stop         OUT_OF_RANGE
 //   skip         the next step; OUT_OF_RANGE when there was not one update
