@@ -64,14 +64,24 @@ struct LowRank {
   int64_t first_row = 0;
 };
 
-// by_rows: y (+)= scale x (w + added)^T; else y (+)= scale x (w + added). x and y fp32; w of any type, widened to fp32
-// as it is read. y overlaps neither.
+// Columns beside those of x, with the rows beside those of w that they meet, for a range of y's columns. fp32. Not with
+// a transposed x.
+struct Beside {
+  Rows x;                 // [x's rows, r]
+  Rows w;                 // by rows: [n, r], added to y's columns [first_col, first_col + n); else [r, y's columns]
+  int64_t first_col = 0;  // by rows
+};
+
+// by_rows: y (+)= scale x (w + added)^T; else y (+)= scale x (w + added); plus scale times each product of what stands
+// beside. x and y fp32; w of any type, widened to fp32 as it is read. y overlaps none of them.
 struct Product {
   Rows x, w, y;
   bool transposed_x = false;  // x^T is stored
   float scale = 1;
   const LowRank* added = nullptr;
   int64_t num_added = 0;
+  const Beside* beside = nullptr;
+  int64_t num_beside = 0;
   bool by_rows = true;
   bool accumulate = false;
 };

@@ -34,6 +34,8 @@ void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_
          .y = RowsOf(y),
          .added = w.added.data(),
          .num_added = static_cast<int64_t>(w.added.size()),
+         .beside = w.beside.data(),
+         .num_beside = static_cast<int64_t>(w.beside.size()),
          .by_rows = by_rows,
          .accumulate = accumulate});
   }

@@ -12,15 +12,17 @@
 
 namespace strata::model {
 
-// The right operand: a matrix, and factors that are added to it while it is read.
+// The right operand: a matrix, factors that are added to it while it is read, and what stands beside both operands.
 struct Operand {
   Operand(const at::Tensor& m);  // NOLINT(google-explicit-constructor): mostly a bare matrix
-  // Quantised or with factors only where FoldsFactors. `m` is borrowed.
-  Operand(const HeldMatrix& m, std::span<const kernels::LowRank> a) : matrix(m.tensor()), rows(m.View()), added(a) {}
+  // Quantised, or with anything but the matrix, only where FoldsFactors. `m` is borrowed.
+  Operand(const HeldMatrix& m, std::span<const kernels::LowRank> a, std::span<const kernels::Beside> b = {})
+      : matrix(m.tensor()), rows(m.View()), added(a), beside(b) {}
 
   const at::Tensor& matrix;  // means nothing where `rows` are quantised
   kernels::Rows rows;
   std::span<const kernels::LowRank> added;
+  std::span<const kernels::Beside> beside;
 };
 
 // Whether products of activations of this type and place can take added factors, and weights of another type.

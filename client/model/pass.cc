@@ -85,11 +85,9 @@ void Pass::Project(size_t layer, int group, const at::Tensor& x, const at::Tenso
   const auto g = static_cast<size_t>(group);
   const LinearGroup& linear = c_.weights.layers[layer].groups[g];
   const SideAdapter& side = c_.sides[layer][g];
-  MatMulNT(y, x, {linear.weight, side.folded()}, false);
-  if (!side.empty()) {
-    ArenaScope scope(c_.arena);
-    side.Forward(x, y, kept.s.defined() ? kept : side.TakeKept(tokens_, c_.arena), c_.arena, Dropout(layer, group));
-  }
+  ArenaScope scope(c_.arena);
+  const bool take = !side.empty() && !kept.s.defined();
+  side.Forward(x, y, take ? side.TakeKept(tokens_, c_.arena) : kept, c_.arena, Dropout(layer, group));
   if (linear.bias.defined()) AddBias(y, linear.bias);
 }
 
@@ -245,13 +243,10 @@ std::vector<float> Pass::Loss(double scale, bool gradient) {
 at::Tensor Pass::ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx) {
   const auto g = static_cast<size_t>(group);
   const SideAdapter& side = c_.sides[layer][g];
-  const LinearGroup& linear = c_.weights.layers[layer].groups[g];
   const SideAdapter::Kept& kept = saved_[layer].kept[g];
   const DropoutKey dropout = Dropout(layer, group);
   const at::Tensor dz = side.BackwardMagnitudes(dy, kept, c_.arena, dropout);
-  if (dx.defined()) MatMulNN(dx, dz, {linear.weight, side.folded()}, false);
-  if (side.empty()) return {};
-  at::Tensor ds = Take(side.rank());
+  at::Tensor ds = side.empty() ? at::Tensor() : Take(side.rank());
   side.BackwardInput(dz, kept.s, ds, dx, c_.arena, dropout);
   return ds;
 }

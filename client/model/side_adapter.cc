@@ -165,8 +165,31 @@ SideAdapter::Kept SideAdapter::TakeKept(int64_t tokens, Arena& arena) const {
   return kept;
 }
 
+bool SideAdapter::StandsBeside(const DropoutKey& dropout) const {
+  return FoldsFactors(dtype_, weight_.device()) && dropout.probability == 0 && !frozen_gain_.defined();
+}
+
 void SideAdapter::Forward(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                           const DropoutKey& dropout) const {
+  const bool beside = StandsBeside(dropout);
+  std::vector<kernels::Beside> columns;
+  if (beside && rank_ > 0) {
+    MatMulNT(kept.s, x, a_, false);
+    for (const Segment& seg : segments_)
+      columns.push_back({.x = RowsOf(seg.ColumnsOf(kept.s)), .w = RowsOf(seg.b), .first_col = seg.first_row});
+  }
+  MatMulNT(y, x, {weight_, folded_, columns}, false);
+  if (rank_ == 0) return;
+  if (!beside && AddColumns(x, y, kept, arena, dropout)) return;
+  for (const Segment& seg : segments_) {
+    if (!seg.magnitude) continue;
+    seg.ZOf(kept.z).copy_(seg.RowsOf(y));
+    seg.RowsOf(y).mul_(seg.magnitude.gain());
+  }
+}
+
+bool SideAdapter::AddColumns(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
+                             const DropoutKey& dropout) const {
   if (frozen_gain_.defined()) y.mul_(frozen_gain_);
   const int64_t dropped_rank = dropout.probability > 0 ? trained_rank_ : 0;
   if (dropped_rank < rank_) {
@@ -176,12 +199,8 @@ void SideAdapter::Forward(const at::Tensor& x, const at::Tensor& y, const Kept& 
   for (const Segment& seg : segments_) {
     if (seg.first_col >= dropped_rank) MatMulNT(seg.RowsOf(y), seg.ColumnsOf(kept.s), seg.b, true);
   }
-  if (dropped_rank > 0) return ForwardDropped(x, y, kept, arena, dropout);
-  for (const Segment& seg : segments_) {
-    if (!seg.magnitude) continue;
-    seg.ZOf(kept.z).copy_(seg.RowsOf(y));
-    seg.RowsOf(y).mul_(seg.magnitude.gain());
-  }
+  if (dropped_rank > 0) ForwardDropped(x, y, kept, arena, dropout);
+  return dropped_rank > 0;
 }
 
 // Dropout comes before the magnitude too: with d the dropped x, y = w x - w d + gain (w d + s).
@@ -227,6 +246,12 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
     if (seg.trained) AccumulateTN(seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling);
   }
   if (!dx.defined()) return;
+  if (rank_ > 0 && StandsBeside(dropout)) {
+    const kernels::Beside columns = {.x = RowsOf(ds), .w = RowsOf(a_)};
+    return MatMulNN(dx, dy, {weight_, folded_, {&columns, 1}}, false);
+  }
+  MatMulNN(dx, dy, {weight_, folded_}, false);
+  if (rank_ == 0) return;
   if (frozen_gain_.defined()) MatMulNN(dx, (dy * (frozen_gain_ - 1)).to(dtype_), {weight_, {}}, true);
   if (dropped_rank < rank_) {
     MatMulNN(dx, ds.narrow(1, dropped_rank, rank_ - dropped_rank), a_.narrow(0, dropped_rank, rank_ - dropped_rank),

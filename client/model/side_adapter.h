@@ -1,13 +1,13 @@
-// Low-rank factors beside a group of linear modules: trained ones and frozen ones (C_t), without touching the base
-// weight. Trained ones are columns, added as x A^T (scaling B)^T; frozen ones too, unless the product can fold them
-// into the weight as it reads it (gemm.h). Magnitudes (dora.h) scale the outputs on top.
+// A group of linear modules with low-rank factors beside them: trained ones and frozen ones (C_t), without touching the
+// base weight. Trained ones are columns, x A^T (scaling B)^T, which lengthen the weight's own product where it can take
+// them (gemm.h), and are products of their own elsewhere; frozen ones are columns too, unless they can be folded into
+// the weight as it is read. Magnitudes (dora.h) scale the outputs on top.
 #ifndef STRATA_CLIENT_MODEL_SIDE_ADAPTER_H_
 #define STRATA_CLIENT_MODEL_SIDE_ADAPTER_H_
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <span>
 #include <utility>
 #include <vector>
 
@@ -41,8 +41,6 @@ class SideAdapter {
   // Trained magnitudes become the norms, so that the factors count as without them.
   void ResetMagnitudes();
 
-  // What the group's products add to its weight.
-  std::span<const kernels::LowRank> folded() const { return folded_; }
   // Of the columns.
   bool empty() const { return rank_ == 0; }
   bool trained() const { return trained_rank_ > 0; }
@@ -54,14 +52,15 @@ class SideAdapter {
     at::Tensor z;  // outputs of the modules with trained magnitudes before these scale them; undefined without
   };
   Kept TakeKept(int64_t tokens, Arena& arena) const;
-  // y holds the products of x with the weight and what is folded into it; the rest is added, `kept` filled.
+  // y = the products of x with the weight and the factors. Fills `kept`, which may be undefined where there are no
+  // columns.
   void Forward(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                const DropoutKey& dropout) const;
   // The gradient of what Forward found in y, from that of what it left there: `dy` itself, or from the arena. Adds to
   // the gradients of the trained magnitudes.
   at::Tensor BackwardMagnitudes(const at::Tensor& dy, const Kept& kept, Arena& arena, const DropoutKey& dropout) const;
   // `dy` as BackwardMagnitudes returned it. Adds to the B gradients of the trained factors; ds = dy (scaling B)
-  // [tokens, rank]; when dx is defined it holds the products of dy with the weight, and the rest is added.
+  // [tokens, rank]; dx, where it is defined, = the gradient of x.
   void BackwardInput(const at::Tensor& dy, const at::Tensor& s, const at::Tensor& ds, const at::Tensor& dx,
                      Arena& arena, const DropoutKey& dropout) const;
   // Adds to the A gradients of the trained factors. `x` as in Forward, `ds` as BackwardInput left it.
@@ -88,6 +87,11 @@ class SideAdapter {
   void ModuleForward(const Segment& segment, const at::Tensor& x, const at::Tensor& y) const;
   void ModuleBackward(const Segment& segment, const at::Tensor& dy, const at::Tensor& dx) const;
   std::vector<kernels::LowRank> FoldedInto(const Segment& segment) const;
+  // Whether the columns lengthen the weight's product.
+  bool StandsBeside(const DropoutKey& dropout) const;
+  // To y, which holds the weight's products. Whether trained magnitudes are done with as well.
+  bool AddColumns(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
+                  const DropoutKey& dropout) const;
   void ForwardDropped(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                       const DropoutKey& dropout) const;
 

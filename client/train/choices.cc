@@ -6,6 +6,7 @@
 #include <span>
 #include <utility>
 
+#include "client/data/dataset.h"
 #include "client/train/micro_batches.h"
 #include "common/status/status_macros.h"
 
@@ -33,6 +34,29 @@ absl::StatusOr<std::vector<double>> LogLikelihoods(model::Transformer& model, Qu
   if (!begun.empty()) STRATA_RETURN_IF_ERROR(model.Continue(begun, *cache).status());
   STRATA_ASSIGN_OR_RETURN(std::vector<double> scores, model.EvaluateBehind(choices, *cache));
   for (double& score : scores) score = -score;
+  return scores;
+}
+
+// Beyond the original context the dynamic scaling turns every key by the length of the whole row.
+bool DependsOnLength(const model::RopeConfig& rope, const data::ChoiceRow& row) {
+  if (rope.scaling != model::RopeScaling::kDynamic) return false;
+  size_t longest = 0;
+  for (const data::ChoiceRow::Choice& choice : row.choices) longest = std::max(longest, choice.ids.size());
+  return std::cmp_greater(row.question.size() + longest, rope.original_max_positions);
+}
+
+// Every choice behind its question in a pass of its own.
+absl::StatusOr<std::vector<double>> LogLikelihoodsOfWholeRows(model::Transformer& model, const data::ChoiceRow& row) {
+  std::vector<double> scores;
+  for (const data::ChoiceRow::Choice& choice : row.choices) {
+    std::vector<data::Example> whole(1);
+    whole[0].ids = row.question;
+    whole[0].ids.insert(whole[0].ids.end(), choice.ids.begin(), choice.ids.end());
+    whole[0].labels = whole[0].ids;
+    std::fill_n(whole[0].labels.begin(), row.question.size(), data::kIgnored);
+    STRATA_ASSIGN_OR_RETURN(const std::vector<double> nll, model.Evaluate(data::Pack(data::Pointers(whole))));
+    scores.push_back(-nll[0]);
+  }
   return scores;
 }
 
@@ -76,14 +100,19 @@ absl::StatusOr<ChoiceResult> ScoreChoices(model::Transformer& model, const std::
                                           const std::function<bool()>& keep_going) {
   ChoiceResult result;
   uint64_t right = 0, right_normalized = 0;
+  const model::RopeConfig& rope = model.config().rope;
   for (size_t first = 0, last = 0; first < rows.size(); first = last) {
     if (!keep_going()) return absl::CancelledError("the evaluation was stopped");
     for (size_t tokens = 0; last < rows.size(); ++last) {
       tokens += NumTokens(rows[last]);
-      if (last > first && tokens > kMicroBatchTokens) break;
+      if (last > first &&
+          (tokens > kMicroBatchTokens || DependsOnLength(rope, rows[first]) || DependsOnLength(rope, rows[last])))
+        break;
     }
     const Questions part = Questions(rows).subspan(first, last - first);
-    STRATA_ASSIGN_OR_RETURN(const std::vector<double> scores, LogLikelihoods(model, part));
+    STRATA_ASSIGN_OR_RETURN(const std::vector<double> scores, DependsOnLength(rope, part.front())
+                                                                  ? LogLikelihoodsOfWholeRows(model, part.front())
+                                                                  : LogLikelihoods(model, part));
     auto next = scores.begin();
     for (const data::ChoiceRow& row : part) {
       const auto end = next + static_cast<std::ptrdiff_t>(row.choices.size());

@@ -33,8 +33,8 @@ struct ChoiceResult {
 };
 
 // A question goes through the model once, its choices together behind it; under the dynamic rotary scaling, beyond the
-// original context, its keys keep the turns of the question alone. `keep_going` is asked before each batch of
-// questions; false: CANCELLED. Else errors of the transformer. REQUIRES: rows are not empty.
+// original context, once with each. `keep_going` is asked before each batch of questions; false: CANCELLED. Else errors
+// of the transformer. REQUIRES: rows are not empty.
 absl::StatusOr<ChoiceResult> ScoreChoices(model::Transformer& model, const std::vector<data::ChoiceRow>& rows,
                                           const std::function<bool()>& keep_going);
 

@@ -76,7 +76,7 @@ int Replicas::size() const { return ring_->context->size; }
 absl::Status Replicas::Sum(std::span<float> values) { return ring_->Sum(values); }
 absl::Status Replicas::Sum(std::span<double> values) { return ring_->Sum(values); }
 
-std::vector<const data::Example*> ShareOf(const std::vector<const data::Example*>& rows, int rank, int size) {
+std::vector<const data::Example*> RowsOfReplica(const std::vector<const data::Example*>& rows, int rank, int size) {
   std::vector<size_t> longest_first(rows.size());
   std::iota(longest_first.begin(), longest_first.end(), size_t{0});
   std::stable_sort(longest_first.begin(), longest_first.end(),

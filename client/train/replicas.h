@@ -45,7 +45,7 @@ class Replicas {
 
 // The rows of one out of `size` replicas, in their order: dealt out longest first, each to the one with the fewest
 // tokens so far.
-std::vector<const data::Example*> ShareOf(const std::vector<const data::Example*>& rows, int rank, int size);
+std::vector<const data::Example*> RowsOfReplica(const std::vector<const data::Example*>& rows, int rank, int size);
 
 }  // namespace strata::train
 

@@ -143,7 +143,7 @@ absl::StatusOr<Gradient> TrainingRun::Accumulate() {
   std::vector<const data::Example*> rows = data::Pointers(examples);
   uint64_t part = dropout_ + (position_.steps << 20);
   if (context_.replicas != nullptr) {
-    rows = ShareOf(rows, context_.replicas->rank(), context_.replicas->size());
+    rows = RowsOfReplica(rows, context_.replicas->rank(), context_.replicas->size());
     part += static_cast<uint64_t>(context_.replicas->rank()) << 14;
   }
   Gradient result;

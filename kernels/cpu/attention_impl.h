@@ -96,7 +96,8 @@ void TimesKeys(const Rows& x, float scale, const float* panels, const QueryBlock
              t, scale, tile);
     const int64_t last = Least(block.first + t + kTileRows, block.end);
     for (int64_t key = block.first_key; key < last; key += kPanel)
-      Tile<false>(tile, panels + key * depth, depth, out + t * stride + key - block.first_key, stride);
+      Tile<false>({.a = tile, .b = panels + key * depth, .depth = depth}, {}, out + t * stride + key - block.first_key,
+                  stride);
   }
 }
 
@@ -113,9 +114,10 @@ void TimesColumns(const Rows& x, const float* panels, int64_t length, const Quer
       const float* panel = panels + (col * length + block.first_key * kPanel);
       const int64_t cols = Least(y.cols - col, kPanel);
       if (rows < kTileRows || cols < kPanel) {
-        EdgeTile(tile, panel, depth, out + col, y.stride, {.rows = rows, .cols = cols}, /*add=*/false);
+        EdgeTile({.a = tile, .b = panel, .depth = depth}, {}, out + col, y.stride, {.rows = rows, .cols = cols},
+                 /*add=*/false);
       } else {
-        Tile<false>(tile, panel, depth, out + col, y.stride);
+        Tile<false>({.a = tile, .b = panel, .depth = depth}, {}, out + col, y.stride);
       }
     }
   }
@@ -131,9 +133,10 @@ void AddTransposed(const Rows& x, const float* panels, const QueryBlock& block, 
       const float* panel = panels + col * block.rows();
       const int64_t cols = Least(y.cols - col, kPanel);
       if (rows < kTileRows || cols < kPanel) {
-        EdgeTile(tile, panel, block.rows(), out + col, y.stride, {.rows = rows, .cols = cols}, /*add=*/true);
+        EdgeTile({.a = tile, .b = panel, .depth = block.rows()}, {}, out + col, y.stride, {.rows = rows, .cols = cols},
+                 /*add=*/true);
       } else {
-        Tile<true>(tile, panel, block.rows(), out + col, y.stride);
+        Tile<true>({.a = tile, .b = panel, .depth = block.rows()}, {}, out + col, y.stride);
       }
     }
   }

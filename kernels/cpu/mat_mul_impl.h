@@ -3,7 +3,8 @@
 //
 // y is made in tiles of kTileRows x kPanel that stay in registers over a block of the depth. x is packed once per
 // product, so that a tile's rows lie interleaved; w is read, widened and packed a group of panels at a time. That is
-// also where low-rank factors join it: a packed panel is a row-major matrix that a tile product can add to.
+// also where low-rank factors join it: a packed panel is a row-major matrix that a tile product can add to. What stands
+// beside x and w lengthens the last block of the depth, so that y is not read again for it.
 #include <type_traits>
 #include <utility>
 
@@ -57,12 +58,17 @@ inline const T* Row(const Rows& m, int64_t row) {
 int64_t Depth(const Product& p) { return p.transposed_x ? p.x.rows : p.x.cols; }
 int64_t Tokens(const Product& p) { return p.transposed_x ? p.x.cols : p.x.rows; }
 
-// c [kTileRows, kPanel] (+)= a^T b; a [depth, kTileRows], b [depth, kPanel].
-template <bool kAdd>
-inline void Tile(const float* a, const float* b, int64_t depth, float* c, int64_t stride) {
-  for (int i = 0; i < kTileRows; ++i) __builtin_prefetch(c + i * stride, 1);
-  Vec sum[kTileRows][2] = {};
-  for (int64_t p = 0; p < depth; ++p, a += kTileRows, b += kPanel) {
+// A tile of x, a [depth, kTileRows], and the panel that it meets, b [depth, kPanel].
+struct Meeting {
+  const float* a = nullptr;
+  const float* b = nullptr;
+  int64_t depth = 0;
+};
+
+inline void Multiply(const Meeting& m, Vec (&sum)[kTileRows][2]) {
+  const float* a = m.a;
+  const float* b = m.b;
+  for (int64_t p = 0; p < m.depth; ++p, a += kTileRows, b += kPanel) {
     const Vec b0 = Load(b);
     const Vec b1 = Load(b + kLanes);
 #pragma GCC unroll 16
@@ -71,6 +77,15 @@ inline void Tile(const float* a, const float* b, int64_t depth, float* c, int64_
       sum[i][1] += a[i] * b1;
     }
   }
+}
+
+// c [kTileRows, kPanel] (+)= a^T b, of both.
+template <bool kAdd>
+inline void Tile(const Meeting& m, const Meeting& beside, float* c, int64_t stride) {
+  for (int i = 0; i < kTileRows; ++i) __builtin_prefetch(c + i * stride, 1);
+  Vec sum[kTileRows][2] = {};
+  Multiply(m, sum);
+  if (beside.depth > 0) Multiply(beside, sum);
 #pragma GCC unroll 16
   for (int i = 0; i < kTileRows; ++i) {
     float* row = c + i * stride;
@@ -84,9 +99,9 @@ struct Extent {
 };
 
 // The tile where only `extent` of it exists in c.
-void EdgeTile(const float* a, const float* b, int64_t depth, float* c, int64_t stride, Extent extent, bool add) {
+void EdgeTile(const Meeting& m, const Meeting& beside, float* c, int64_t stride, Extent extent, bool add) {
   float whole[kTileRows * kPanel];
-  Tile<false>(a, b, depth, whole, kPanel);
+  Tile<false>(m, beside, whole, kPanel);
   for (int64_t i = 0; i < extent.rows; ++i) {
     for (int64_t j = 0; j < extent.cols; ++j) {
       float& out = c[i * stride + j];
@@ -186,17 +201,33 @@ int64_t FactorFloats(const Product& p, const LowRank& f) { return RoundUp(Depth(
 
 int64_t XFloats(const Product& p) { return RoundUp(Tokens(p), kTileRows) * Depth(p); }
 
-int64_t PackedFloats(const Product& p) {
+int64_t BesideFloats(const Product& p, int64_t f) { return RoundUp(Tokens(p), kTileRows) * p.beside[f].x.cols; }
+
+// Packed are: x, the factors' halves that run along the depth, what stands beside x.
+int64_t FactorsEnd(const Product& p) {
   int64_t total = XFloats(p);
   for (int64_t f = 0; f < p.num_added; ++f) total += FactorFloats(p, p.added[f]);
   return total;
+}
+
+int64_t PackedFloats(const Product& p) {
+  int64_t total = FactorsEnd(p);
+  for (int64_t f = 0; f < p.num_beside; ++f) total += BesideFloats(p, f);
+  return total;
+}
+
+// Of one packed panel: kMaxBlock of w's depth, and behind them all that stands beside it.
+int64_t PanelFloats(const Product& p) {
+  int64_t depth = kMaxBlock;
+  for (int64_t f = 0; f < p.num_beside; ++f) depth += p.beside[f].x.cols;
+  return depth * kPanel;
 }
 
 // Packed panels; behind them the rows that are decoded for one of them, later the factor that is added to it.
 int64_t ScratchFloats(const Product& p) {
   int64_t rank = IsQuantised(p.w.type) && p.by_rows ? kMaxBlock : 0;
   for (int64_t f = 0; f < p.num_added; ++f) rank = Most(rank, p.added[f].a.rows);
-  return (kGroup * kMaxBlock + rank) * kPanel;
+  return kGroup * PanelFloats(p) + rank * kPanel;
 }
 
 void Pack(const Product& p, int64_t begin, int64_t end, float* packed) {
@@ -207,6 +238,11 @@ void Pack(const Product& p, int64_t begin, int64_t end, float* packed) {
     } else {
       PackTile(p.x, t * kTileRows, p.scale, out);
     }
+  }
+  float* beside = packed + FactorsEnd(p);
+  for (int64_t f = 0; f < p.num_beside; beside += BesideFloats(p, f), ++f) {
+    const Rows& x = p.beside[f].x;
+    for (int64_t t = begin; t < end; ++t) PackTile(x, t * kTileRows, p.scale, beside + t * kTileRows * x.cols);
   }
 }
 
@@ -248,26 +284,66 @@ void AddFactors(const Product& p, const float* tiled, const Part& part, float* p
       PackByColumns<float>(factor.a, 0, part.col, rank, scratch);
     }
     for (int64_t t = begin / kTileRows; t < DivideUp(end, kTileRows); ++t)
-      Tile<true>(tiled + t * rank * kTileRows, scratch, rank, panel + (t * kTileRows - part.first) * kPanel, kPanel);
+      Tile<true>({.a = tiled + t * rank * kTileRows, .b = scratch, .depth = rank}, {},
+                 panel + (t * kTileRows - part.first) * kPanel, kPanel);
   }
 }
 
-// Rows [begin, end) of y's columns [col, col + kPanel): block [first, first + depth) of the depth.
+// Whether `f` adds to the panel of columns from `col`.
+bool Meets(const Product& p, int64_t f, int64_t col) {
+  const Beside& beside = p.beside[f];
+  return !p.by_rows || (col < beside.first_col + beside.w.rows && beside.first_col < col + kPanel);
+}
+
+// Behind a panel's block of w: what stands beside it, whether it meets the panel or not.
+void PackBeside(const Product& p, int64_t col, float* panel) {
+  float* out = panel + kMaxBlock * kPanel;
+  for (int64_t f = 0; f < p.num_beside; out += p.beside[f].x.cols * kPanel, ++f) {
+    const Beside& beside = p.beside[f];
+    if (!Meets(p, f, col)) continue;
+    if (p.by_rows) {
+      PackByRows<float>(beside.w, col - beside.first_col, 0, beside.x.cols, out);
+    } else {
+      PackByColumns<float>(beside.w, 0, col, beside.x.cols, out);
+    }
+  }
+}
+
+// The tile of y's rows from `t` and of the panel's columns.
+void AnyTile(const Product& p, const Part& part, int64_t t, const Meeting& m, const Meeting& beside, bool add) {
+  float* c = static_cast<float*>(p.y.data) + t * p.y.stride + part.col;
+  const int64_t rows = Least(Tokens(p) - t, kTileRows);
+  const int64_t cols = Least(p.y.cols - part.col, kPanel);
+  if (rows < kTileRows || cols < kPanel) {
+    EdgeTile(m, beside, c, p.y.stride, {.rows = rows, .cols = cols}, add);
+  } else if (add) {
+    Tile<true>(m, beside, c, p.y.stride);
+  } else {
+    Tile<false>(m, beside, c, p.y.stride);
+  }
+}
+
+// Rows [begin, end) of y's columns [col, col + kPanel): block [first, first + depth) of the depth, and with the last
+// block what stands beside.
 void PanelProduct(const Product& p, const float* packed, const float* panel, const Part& part, int64_t begin,
                   int64_t end) {
   const bool add = p.accumulate || part.first > 0;
-  const int64_t cols = Least(p.y.cols - part.col, kPanel);
+  const bool last = part.first + part.depth == Depth(p);
+  const float* beside_packed = packed + FactorsEnd(p);
   for (int64_t t = begin; t < end; t += kTileRows) {
-    const float* a = packed + t * Depth(p) + part.first * kTileRows;
-    float* c = static_cast<float*>(p.y.data) + t * p.y.stride + part.col;
-    const int64_t rows = Least(Tokens(p) - t, kTileRows);
-    if (rows < kTileRows || cols < kPanel) {
-      EdgeTile(a, panel, part.depth, c, p.y.stride, {.rows = rows, .cols = cols}, add);
-    } else if (add) {
-      Tile<true>(a, panel, part.depth, c, p.y.stride);
-    } else {
-      Tile<false>(a, panel, part.depth, c, p.y.stride);
+    Meeting main = {.a = packed + t * Depth(p) + part.first * kTileRows, .b = panel, .depth = part.depth};
+    bool adds = add;
+    const float* a = beside_packed;
+    const float* b = panel + kMaxBlock * kPanel;
+    // The first that meets the panel goes with the block; a panel across two ranges meets a second.
+    for (int64_t f = 0; last && f < p.num_beside; a += BesideFloats(p, f), b += p.beside[f].x.cols * kPanel, ++f) {
+      if (!Meets(p, f, part.col)) continue;
+      const int64_t rank = p.beside[f].x.cols;
+      AnyTile(p, part, t, main, {.a = a + t * rank, .b = b, .depth = rank}, adds);
+      main = {};
+      adds = true;
     }
+    if (main.depth > 0) AnyTile(p, part, t, main, {}, adds);
   }
 }
 
@@ -303,6 +379,7 @@ void PackPanel(const Product& p, const float* packed, const Part& part, float* p
     PackByRows<T>(p.w, part.col, part.first, part.depth, panel);
   }
   if (p.num_added > 0) AddFactors(p, packed + XFloats(p), part, panel, scratch);
+  if (part.first + part.depth == Depth(p)) PackBeside(p, part.col, panel);
 }
 
 // A group of panels is packed; then kRowBlock rows of x at a time, which stay in the second-level cache, meet all of
@@ -311,10 +388,11 @@ template <typename T>
 void ColumnsOf(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
   const int64_t depth = Depth(p);
   const int64_t block = RoundUp(DivideUp(depth, DivideUp(depth, kMaxBlock)), kTileRows);
-  float* factor_scratch = scratch + kGroup * kMaxBlock * kPanel;
+  const int64_t panel_floats = PanelFloats(p);
+  float* factor_scratch = scratch + kGroup * panel_floats;
   for (int64_t first = 0; first < depth; first += block) {
     Part part = {.first = first, .depth = Least(block, depth - first)};
-    const auto panel = [&](int64_t j) { return scratch + (j - begin) % kGroup * kMaxBlock * kPanel; };
+    const auto panel = [&](int64_t j) { return scratch + (j - begin) % kGroup * panel_floats; };
     for (int64_t group = begin; group < end; group += kGroup) {
       const int64_t group_end = Least(group + kGroup, end);
       for (int64_t j = group; j < group_end; ++j) {

@@ -1,10 +1,11 @@
 // The matrix product against its formula in double, in every instruction set that this processor has: both orders,
-// every type of weights, shapes with ragged edges, factors over some of the rows.
+// every type of weights, shapes with ragged edges, factors over some of the rows, columns beside.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <string>
@@ -20,6 +21,7 @@ namespace {
 struct Shape {
   int64_t tokens, rows, cols;           // x [tokens, .], w [rows, cols]
   int64_t rank = 0, first = 0, of = 0;  // factors of rows [first, first + of)
+  std::vector<int64_t> beside = {};     // ranks of what stands beside; by rows, each has an equal share of the columns
 };
 
 struct Form {
@@ -70,6 +72,7 @@ class Case {
                 .num_added = s.rank > 0 ? 1 : 0,
                 .by_rows = form.by_rows,
                 .accumulate = form.accumulate};
+    if (!form.transposed_x) PlaceBeside();
     product_.w.type = form.type;
     if (form.type == Type::kBF16) product_.w.data = halves_.data();
     if (form.type == Type::kInt8) QuantiseRows();
@@ -83,7 +86,9 @@ class Case {
 
   // fp32 sums of products below 1 in magnitude: an error of a few units in the last place per addition.
   void Check() const {
-    const double tolerance = 1e-7 * static_cast<double>(depth_ + 1) * static_cast<double>(1 + shape_.rank);
+    int64_t depth = depth_ + 1;
+    for (const int64_t rank : shape_.beside) depth += rank;
+    const double tolerance = 1e-7 * static_cast<double>(depth) * static_cast<double>(1 + shape_.rank);
     for (int64_t t = 0; t < shape_.tokens; ++t) {
       for (int64_t o = 0; o < width_ + 5; ++o) {
         const auto i = static_cast<size_t>(t * (width_ + 5) + o);
@@ -105,6 +110,18 @@ class Case {
       const int64_t x = product_.transposed_x ? d * (x_cols_ + 3) + t : t * (x_cols_ + 3) + d;
       sum += static_cast<double>(product_.scale) * static_cast<double>(x_[static_cast<size_t>(x)]) * w;
     }
+    for (const Beside& beside : beside_) sum += static_cast<double>(product_.scale) * ExpectedBeside(beside, t, o);
+    return sum;
+  }
+  double ExpectedBeside(const Beside& beside, int64_t t, int64_t o) const {
+    const int64_t row = o - beside.first_col;
+    if (product_.by_rows && (row < 0 || row >= beside.w.rows)) return 0;
+    double sum = 0;
+    for (int64_t r = 0; r < beside.x.cols; ++r) {
+      const int64_t w = product_.by_rows ? row * beside.w.stride + r : r * beside.w.stride + o;
+      sum += static_cast<double>(static_cast<const float*>(beside.x.data)[t * beside.x.stride + r]) *
+             static_cast<double>(static_cast<const float*>(beside.w.data)[w]);
+    }
     return sum;
   }
   double Weight(int64_t row, int64_t col) const {
@@ -115,6 +132,23 @@ class Case {
            static_cast<double>(a_[static_cast<size_t>(r * shape_.cols + col)]);
     }
     return w;
+  }
+
+  void PlaceBeside() {
+    const auto count = static_cast<int64_t>(shape_.beside.size());
+    for (int64_t f = 0; f < count; ++f) {
+      const int64_t rank = shape_.beside[static_cast<size_t>(f)];
+      const int64_t first = product_.by_rows ? width_ * f / count : 0;
+      const int64_t wide = product_.by_rows ? width_ * (f + 1) / count - first : width_;
+      beside_values_.push_back(Values(shape_.tokens * (rank + 2), 6));
+      const Rows x = View(beside_values_.back(), shape_.tokens, rank, rank + 2);
+      beside_values_.push_back(Values(rank * wide, 7));
+      const Rows w = product_.by_rows ? View(beside_values_.back(), wide, rank, rank)
+                                      : View(beside_values_.back(), rank, wide, wide);
+      beside_.push_back({.x = x, .w = w, .first_col = first});
+    }
+    product_.beside = beside_.data();
+    product_.num_beside = count;
   }
 
   // The codes' values become the weights that Check expects.
@@ -154,6 +188,8 @@ class Case {
   std::vector<std::unique_ptr<QuantisedMatrix>> quantised_;
   std::vector<Nf4> parts_;
   LowRank factors_;
+  std::deque<std::vector<float>> beside_values_;
+  std::vector<Beside> beside_;
   Product product_;
 };
 
@@ -166,6 +202,8 @@ const std::vector<Shape>& Shapes() {
       {.tokens = 7, .rows = 70, .cols = 601, .rank = 5, .first = 23, .of = 35},
       {.tokens = 25, .rows = 600, .cols = 70, .rank = 9, .first = 200, .of = 390},
       {.tokens = 6, .rows = 64, .cols = 576, .rank = 3, .first = 61, .of = 3},
+      {.tokens = 14, .rows = 77, .cols = 300, .beside = {4, 7, 1}},
+      {.tokens = 9, .rows = 300, .cols = 40, .rank = 2, .first = 30, .of = 100, .beside = {16}},
   };
   return shapes;
 }
@@ -217,7 +255,7 @@ INSTANTIATE_TEST_SUITE_P(Variants, MatMulTest, ::testing::ValuesIn(MatMulVariant
                          [](const ::testing::TestParamInfo<MatMulVariant>& info) { return info.param.name; });
 
 TEST(MatMulThreadsTest, AnyNumberOfThreadsGivesTheSameBytes) {
-  const Shape shape = {.tokens = 50, .rows = 330, .cols = 577, .rank = 4, .first = 10, .of = 300};
+  const Shape shape = {.tokens = 50, .rows = 330, .cols = 577, .rank = 4, .first = 10, .of = 300, .beside = {5, 8}};
   std::vector<float> first;
   for (const int threads : {1, 2, 3, 64}) {
     Case c(shape, {.accumulate = true, .type = Type::kNf4});

@@ -43,11 +43,9 @@ TEST_P(ChoicesGolden, LogLikelihoodsAreThoseOfWholeRows) {
   ASSERT_THAT(files, testing::IsOk());
   ASSERT_OK_AND_ASSIGN(const auto model,
                        model::Transformer::Load(*std::move(files), config::ComputeDType::kFp32, at::kCPU, 1));
-  std::vector<int32_t> text;  // longer than the models' windows
-  // With the dynamic scaling keys that lie in a cache keep the turns of when they came, as in HF's generate; no longer
-  // than the original context both are the same.
+  std::vector<int32_t> text;  // longer than the models' windows; with the dynamic scaling, than the original context
   const model::RopeConfig& rope = model->config().rope;
-  const int64_t length = rope.scaling == model::RopeScaling::kDynamic ? rope.original_max_positions - 3 : 24;
+  const int64_t length = rope.scaling == model::RopeScaling::kDynamic ? rope.original_max_positions + 5 : 24;
   for (int32_t i = 0; i < length; ++i) text.push_back(3 + i * 5 % 31);
   const std::vector<data::ChoiceRow> rows = {Question(text, {{5}, {6, 7, 8}, {5, 9}}), Question({4}, {{4}, {1, 2}}),
                                              Question({text.begin(), text.begin() + 2}, {{9, 9, 9}, {8}})};

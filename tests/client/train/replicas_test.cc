@@ -62,7 +62,7 @@ TEST_P(ReplicasTest, AddUpToTheSameBytesEverywhere) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, ReplicasTest, ::testing::Values(1, 2, 3));
 
-TEST(ShareOf, EveryRowOnceInOrderAndInBalance) {
+TEST(RowsOfReplica, EveryRowOnceInOrderAndInBalance) {
   std::vector<data::Example> examples;
   for (const size_t length : {5, 40, 7, 7, 23, 90, 1, 12, 31, 8, 60}) {
     examples.emplace_back();
@@ -73,7 +73,7 @@ TEST(ShareOf, EveryRowOnceInOrderAndInBalance) {
     std::vector<const data::Example*> all;
     size_t most = 0, least = SIZE_MAX;
     for (int rank = 0; rank < size; ++rank) {
-      const auto share = ShareOf(rows, rank, size);
+      const auto share = RowsOfReplica(rows, rank, size);
       EXPECT_TRUE(std::is_sorted(share.begin(), share.end()));
       size_t tokens = 0;
       for (const data::Example* row : share) tokens += row->ids.size();
