@@ -42,7 +42,7 @@ struct TrainFlags {
   bool print_config = false, restart = false;
   std::vector<std::string> arguments;  // as typed
 
-  train::Replicas::Place place() const {
+  train::ReplicaPlace place() const {
     return {.rank = worker, .size = processes, .folder = runtime::JoinPath(out, ".processes")};
   }
   // For what a process keeps on disk while it runs.

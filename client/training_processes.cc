@@ -9,18 +9,19 @@
 namespace strata {
 namespace {
 
-absl::Status EndOf(const absl::StatusOr<int>& code) {
-  if (!code.ok()) return code.status();
-  return *code == 0 ? absl::OkStatus() : absl::AbortedError(Cat("it ended with exit code ", *code));
+// Empty: well, or as it was asked to.
+std::string EndOf(const absl::StatusOr<int>& code) {
+  if (!code.ok()) return absl::IsCancelled(code.status()) ? "" : std::string(code.status().message());
+  return *code == 0 ? "" : Cat("exit code ", *code);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TrainingProcesses>> TrainingProcesses::Gather(
-    runtime::FileSystem& files, const train::Replicas::Place& place, const std::vector<std::string>& arguments) {
+    runtime::FileSystem& files, const train::ReplicaPlace& place, const std::vector<std::string>& arguments) {
   std::unique_ptr<TrainingProcesses> gathered(new TrainingProcesses(files, place));
   if (place.rank == 0) STRATA_RETURN_IF_ERROR(gathered->Start(arguments));
-  auto replicas = train::Replicas::Join(place);
+  auto replicas = train::JoinReplicas(place);
   if (!replicas.ok()) return gathered->Explain(replicas.status());
   gathered->replicas_ = *std::move(replicas);
   return gathered;
@@ -38,31 +39,28 @@ absl::Status TrainingProcesses::Start(const std::vector<std::string>& arguments)
     command.argv.insert(command.argv.end(), arguments.begin(), arguments.end());
     command.argv.insert(command.argv.end(), {"--worker", Cat(rank)});
     executor_->Run([this, rank, command = std::move(command)] {
-      const absl::Status end = EndOf(runtime::RunCommand(command));
-      if (wanted_) ends_[static_cast<size_t>(rank) - 1] = end;
+      ends_[static_cast<size_t>(rank) - 1] = EndOf(runtime::RunCommand(command));
     });
   }
   return absl::OkStatus();
 }
 
-absl::Status TrainingProcesses::End() {
+void TrainingProcesses::End() {
   wanted_ = false;
   replicas_.reset();
-  if (executor_ != nullptr) {
-    executor_.reset();  // joins
-    (void)files_.RemoveAll(place_.folder);
-  }
-  for (size_t i = 0; i < ends_.size(); ++i) {
-    if (!ends_[i].ok())
-      return absl::AbortedError(Cat("process ", i + 2, " of ", place_.size, ": ", ends_[i].message()));
-  }
-  return absl::OkStatus();
+  if (executor_ == nullptr) return;
+  executor_.reset();  // joins
+  (void)files_.RemoveAll(place_.folder);
 }
 
 absl::Status TrainingProcesses::Explain(const absl::Status& status) {
   if (!absl::IsUnavailable(status)) return status;
-  const absl::Status other = End();
-  return other.ok() ? status : absl::Status(status.code(), Cat(status.message(), "\n", other.message()));
+  End();
+  std::string message(status.message());
+  for (size_t i = 0; i < ends_.size(); ++i) {
+    if (!ends_[i].empty()) message += Cat("\nprocess ", i + 2, " of ", place_.size, ": ", ends_[i]);
+  }
+  return {status.code(), message};
 }
 
 }  // namespace strata

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "client/train/replicas.h"
+#include "client/train/gloo_replicas.h"
 #include "common/runtime/file_system.h"
 #include "common/runtime/system_executor.h"
 
@@ -21,28 +21,27 @@ class TrainingProcesses {
   // with `arguments` and --worker RANK, without standard input and output. `files` is borrowed.
   // UNAVAILABLE: they did not meet.
   static absl::StatusOr<std::unique_ptr<TrainingProcesses>> Gather(runtime::FileSystem& files,
-                                                                   const train::Replicas::Place& place,
+                                                                   const train::ReplicaPlace& place,
                                                                    const std::vector<std::string>& arguments);
   // Ends those that this one started and that still run, and removes the folder.
-  ~TrainingProcesses() { (void)End(); }
+  ~TrainingProcesses() { End(); }
   TrainingProcesses(const TrainingProcesses&) = delete;
   TrainingProcesses& operator=(const TrainingProcesses&) = delete;
 
   train::Replicas& replicas() { return *replicas_; }
-  // `status`, of what they did together; where one of the others was at fault, with how it ended. They are ended then.
+  // `status`, of what they did together; where the others were lost, with how they ended. They all have ended then.
   absl::Status Explain(const absl::Status& status);
 
  private:
-  TrainingProcesses(runtime::FileSystem& files, train::Replicas::Place place)
-      : files_(files), place_(std::move(place)) {}
+  TrainingProcesses(runtime::FileSystem& files, train::ReplicaPlace place) : files_(files), place_(std::move(place)) {}
   absl::Status Start(const std::vector<std::string>& arguments);
-  absl::Status End();
+  void End();
 
   runtime::FileSystem& files_;
-  train::Replicas::Place place_;
+  train::ReplicaPlace place_;
   std::unique_ptr<train::Replicas> replicas_;
   std::atomic<bool> wanted_ = true;
-  std::vector<absl::Status> ends_;  // of the others, once the executor has joined
+  std::vector<std::string> ends_;  // how the others ended other than well, once the executor has joined
   std::unique_ptr<runtime::SystemExecutor> executor_;
 };
 

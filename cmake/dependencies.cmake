@@ -10,8 +10,6 @@ find_package(yaml-cpp REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(CLI11 REQUIRED)
-# LibTorch brings and exports a gloo of its own, without headers. Name this one before strata_torch: what is linked first
-# answers for both.
 find_package(Gloo REQUIRED CONFIG)
 pkg_check_modules(GRPC REQUIRED IMPORTED_TARGET grpc++)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)

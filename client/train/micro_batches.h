@@ -25,6 +25,10 @@ struct MicroBatchRule {
 std::vector<std::pair<size_t, size_t>> MicroBatches(const std::vector<const data::Example*>& rows,
                                                     const MicroBatchRule& rule);
 
+// The rows of one out of `size` replicas, in their order: dealt out longest first, each to the one with the fewest
+// tokens so far.
+std::vector<const data::Example*> RowsOfReplica(const std::vector<const data::Example*>& rows, int rank, int size);
+
 }  // namespace strata::train
 
 #endif  // STRATA_CLIENT_TRAIN_MICRO_BATCHES_H_

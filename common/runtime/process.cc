@@ -115,6 +115,11 @@ class Listener {
   }
 
   bool stopped() const { return stop_time_.has_value(); }
+  // Whether a signal ended it that this did not send.
+  bool EndedByAnother() const {
+    const int signal = WIFSIGNALED(*status_) ? WTERMSIG(*status_) : 0;
+    return signal != 0 && !(stopped() && (signal == SIGTERM || (signal == SIGKILL && forced_)));
+  }
 
  private:
   void Feed(std::string_view text) {
@@ -146,8 +151,10 @@ class Listener {
   }
 
   void PollStop() {
-    if (!stopped() && command_.keep_going && !command_.keep_going()) Stop();
-    if (stopped() && MonotonicNow() - *stop_time_ > kGrace) kill(-pid_, SIGKILL);
+    if (!stopped() && command_.keep_going && !command_.keep_going() && !HasEnded()) Stop();
+    if (!stopped() || MonotonicNow() - *stop_time_ <= kGrace) return;
+    forced_ = true;
+    kill(-pid_, SIGKILL);
   }
 
   bool HasEnded() {
@@ -162,6 +169,7 @@ class Listener {
   int input_;
   std::string pending_;
   std::optional<absl::Duration> stop_time_;
+  bool forced_ = false;
   std::optional<int> status_;
 };
 
@@ -198,11 +206,11 @@ absl::StatusOr<int> RunCommand(const Command& command) {
   listener.ReadToEnd();
   close(pipe_ends[0]);
   const int status = listener.Wait();
-  if (listener.stopped()) return absl::AbortedError(absl::StrCat(command.argv[0], " was stopped on request"));
-  if (WIFSIGNALED(status)) {
+  if (listener.EndedByAnother()) {
     return absl::AbortedError(absl::StrCat(command.argv[0], " was ended by signal ", WTERMSIG(status), " (",
                                            sigdescr_np(WTERMSIG(status)), ")"));
   }
+  if (listener.stopped()) return absl::CancelledError(absl::StrCat(command.argv[0], " was stopped on request"));
   return WEXITSTATUS(status);
 }
 

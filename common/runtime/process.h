@@ -23,8 +23,8 @@ struct Command {
 };
 
 // Runs a program to its end and returns its exit code; standard error passes through, standard input is empty.
-// NOT_FOUND: no such program. ABORTED: on_line or keep_going asked for the end, or a signal ended it. Blocks the
-// calling thread; the callbacks run on it.
+// NOT_FOUND: no such program. CANCELLED: on_line or keep_going asked for the end, and it had not ended yet. ABORTED: a
+// signal ended it. Blocks the calling thread; the callbacks run on it.
 absl::StatusOr<int> RunCommand(const Command& command);
 
 // Blocks until SIGINT or SIGTERM came (or `Interrupt` was called) and returns the signal. Call BlockSignals first, from

@@ -1,5 +1,3 @@
-#include "client/train/replicas.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -11,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "client/train/gloo_replicas.h"
+#include "client/train/micro_batches.h"
 #include "tests/testing/status_matchers.h"
 
 namespace strata::train {
@@ -44,7 +44,7 @@ TEST_P(ReplicasTest, AddUpToTheSameBytesEverywhere) {
   for (int rank = 0; rank < size; ++rank) {
     threads.emplace_back([&, rank] {
       const auto own = static_cast<size_t>(rank);
-      const auto replicas = Replicas::Join({.rank = rank, .size = size, .folder = folder_});
+      const auto replicas = JoinReplicas({.rank = rank, .size = size, .folder = folder_});
       ASSERT_OK(replicas);
       EXPECT_EQ((*replicas)->rank(), rank);
       EXPECT_EQ((*replicas)->size(), size);

@@ -49,14 +49,14 @@ TEST(RunCommandTest, OnLineEndsTheProgramAndItsChildren) {
     ++lines;
     return false;
   };
-  EXPECT_THAT(RunCommand(command), StatusIs(absl::StatusCode::kAborted, HasSubstr("on request")));
+  EXPECT_THAT(RunCommand(command), StatusIs(absl::StatusCode::kCancelled, HasSubstr("on request")));
   EXPECT_EQ(lines, 1);
 }
 
 TEST(RunCommandTest, KeepGoingEndsASilentProgram) {
   Command command = Shell("while :; do sleep 1; done");
   command.keep_going = [] { return false; };
-  EXPECT_THAT(RunCommand(command), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(RunCommand(command), StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST(RunCommandTest, ASignalIsNamed) {
