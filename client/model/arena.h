@@ -23,16 +23,21 @@ class Arena {
 
   struct Mark {
     size_t block = 0, offset = 0;
+    size_t taken = 0;  // bytes in all that lie below
   };
   at::Tensor Take(at::IntArrayRef shape, at::ScalarType type);
   Mark mark() const { return top_; }
   void Release(Mark mark) { top_ = mark; }
+  // Releases everything. What had to be fetched piece by piece becomes one piece, of as much as was ever taken at once:
+  // steps of unequal sizes would leave gaps of unequal sizes.
+  void Reset();
   size_t capacity_bytes() const;
 
  private:
   at::Device device_;
   std::vector<at::Tensor> blocks_;
   Mark top_;
+  size_t most_taken_ = 0;
 };
 
 // Releases what was taken from the arena since its construction.

@@ -29,7 +29,7 @@ Pass::Pass(const PassContext& context, const data::PackedBatch& batch)
       type_(context.weights.activation_type),
       queries_(context.config.num_heads * context.config.head_dim),
       keys_(context.config.num_kv_heads * context.config.head_dim) {
-  c_.arena.Release({});
+  c_.arena.Reset();
   if (!c_.config.learned_positions) {
     turns_ = TurnsOf(c_.config.rope);
     window_turns_ = c_.config.window_rope == c_.config.rope ? turns_ : TurnsOf(c_.config.window_rope);
