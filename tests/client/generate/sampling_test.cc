@@ -1,13 +1,16 @@
-// The choice of the next token. Expected sets were worked out by hand from what is documented of transformers' (5.23)
-// TemperatureLogitsWarper, TopKLogitsWarper,
-// TopPLogitsWarper and MinPLogitsWarper, one after another, on the same logits.
+// The choice of the next token: by hand from the definitions, and beside what transformers' warpers leave.
 #include "client/generate/sampling.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <vector>
+
+#include "nlohmann/json.hpp"
+#include "tests/testing/golden.h"
 
 namespace strata::generate {
 namespace {
@@ -72,6 +75,26 @@ TEST(Candidates, LargeLogitsAndManyTokensStayFinite) {
   EXPECT_THAT(Ids({.temperature = 1, .top_p = 0.9}, logits), ElementsAre(77));
   logits.assign(50000, -3);
   EXPECT_THAT(Ids({.temperature = 1, .top_p = 0.5}, logits), SizeIs(25000));
+}
+
+TEST(Candidates, AreWhatTransformersLeaves) {
+  const auto golden = nlohmann::json::parse(std::ifstream(testing::GoldenDir("sampling/cases.json")));
+  ASSERT_GE(golden["cases"].size(), 30U);
+  for (const auto& one : golden["cases"]) {
+    SCOPED_TRACE(one["options"].dump());
+    const auto& o = one["options"];
+    std::vector<Candidate> seen =
+        Candidates(one["logits"].get<std::vector<float>>(), {.temperature = o["temperature"],
+                                                             .top_k = o.value("top_k", size_t{0}),
+                                                             .top_p = o.value("top_p", 1.0),
+                                                             .min_p = o.value("min_p", 0.0)});
+    std::sort(seen.begin(), seen.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+    ASSERT_EQ(seen.size(), one["left"].size());
+    for (size_t i = 0; i < seen.size(); ++i) {
+      EXPECT_EQ(seen[i].id, one["left"][i][0]);
+      EXPECT_NEAR(seen[i].probability, one["left"][i][1].get<double>(), 1e-6);
+    }
+  }
 }
 
 TEST(SampleToken, GreedyIsTheFirstOfTheLikeliest) {
