@@ -233,7 +233,7 @@ std::vector<float> Pass::Loss(double scale, bool gradient) {
   std::vector<float> nll =
       HeadLoss(hidden, {c_.weights.head, c_.config.logit_softcap}, targets, scale, d_hidden, c_.arena);
   if (gradient) {
-    const at::Tensor dx = hidden;  // no longer needed
+    const at::Tensor& dx = hidden;  // no longer needed
     NormBackward(c_.weights.final_norm, d_hidden, x, rstd, dx, /*accumulate=*/false);
     gradient_.index_copy_(0, index.to(at::kLong), dx);
   }
@@ -258,7 +258,7 @@ void Pass::FactorGradients(size_t layer, int group, const at::Tensor& ds, const 
 
 at::Tensor Pass::OutputGradient(const Norm& norm, const Normed& saved) {
   if (!norm) return gradient_;
-  const at::Tensor d = Take(c_.config.hidden_size);
+  at::Tensor d = Take(c_.config.hidden_size);
   NormBackward(norm, gradient_, saved.raw, saved.rstd, d, /*accumulate=*/false);
   return d;
 }

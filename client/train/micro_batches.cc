@@ -35,6 +35,7 @@ std::vector<const data::Example*> RowsOfReplica(const std::vector<const data::Ex
   }
   std::sort(own.begin(), own.end());
   std::vector<const data::Example*> share;
+  share.reserve(own.size());
   for (const size_t row : own) share.push_back(rows[row]);
   return share;
 }

@@ -365,8 +365,8 @@ TrainNote FittedNote(const StepShape& shape, const config::Precision& precision)
 uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows) {
   if (options.steps.has_value()) return *options.steps;
   const uint64_t batch = RowsOfStep(options);
-  const auto per_epoch = static_cast<double>((num_rows + batch - 1) / batch);
-  return static_cast<uint32_t>(std::ceil(options.epochs * per_epoch));
+  const uint64_t per_epoch = (num_rows + batch - 1) / batch;
+  return static_cast<uint32_t>(std::ceil(options.epochs * static_cast<double>(per_epoch)));
 }
 
 absl::StatusOr<LoopSummary> RunTraining(const LoopContext& context, const config::TrainOptions& options,
