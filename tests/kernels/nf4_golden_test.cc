@@ -35,7 +35,7 @@ class Nf4Golden : public ::testing::TestWithParam<bool> {
   void SetUp() override {
     const std::string path = "nf4/nf4.safetensors";
     const std::string found = GetParam() ? testing::FullGoldenDir(path) : testing::GoldenDir(path);
-    if (found.empty()) GTEST_SKIP() << "the whole set does not lie beside the checkout";
+    if (found.empty()) GTEST_SKIP() << "the full golden set (../shared/golden) does not lie beside the checkout";
     auto file = format::Safetensors::Open(Files(), found);
     ASSERT_TRUE(file.ok()) << file.status();
     file_ = *std::move(file);
