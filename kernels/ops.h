@@ -182,10 +182,6 @@ struct AdamWStep {
 // epsilon); the gradient is zeroed.
 void AdamW(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, int threads);
 
-// The same in a CUDA device's memory, in order on `stream` (a cudaStream_t); returns the launch's cudaError_t. Only in
-// a build with STRATA_CUDA.
-int AdamWCuda(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, void* stream);
-
 // out = source rounded to bf16 (nearest even), element by element.
 void RoundToBf16(const float* source, uint16_t* out, int64_t count);
 

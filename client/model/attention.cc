@@ -193,10 +193,91 @@ void BackwardDocument(const AttentionShape& s, const Views& views, const Flash& 
   grads.v.copy_(sums.v);
 }
 
+// LibTorch's flash kernels for CUDA: all documents at once, k and v shared between heads.
+constexpr int64_t kMostFlashDim = 256;
+
+bool ThroughCudaFlash(const AttentionShape& s, const at::Tensor& qkv) {
+  return qkv.is_cuda() && qkv.scalar_type() == at::kBFloat16 && s.softcap == 0 && s.head_dim % 8 == 0 &&
+         s.head_dim <= kMostFlashDim;
+}
+
+// [tokens, heads, head_dim].
+Views HeadsOfTokens(const AttentionShape& s, const at::Tensor& rows) {
+  const int64_t q = s.num_heads * s.head_dim;
+  const int64_t kv = s.num_kv_heads * s.head_dim;
+  return {.q = rows.narrow(1, 0, q).unflatten(1, {s.num_heads, s.head_dim}),
+          .k = rows.narrow(1, q, kv).unflatten(1, {s.num_kv_heads, s.head_dim}),
+          .v = rows.narrow(1, q + kv, kv).unflatten(1, {s.num_kv_heads, s.head_dim})};
+}
+
+// How many tokens before itself one attends to, as the kernels take it.
+std::optional<int64_t> TokensBefore(const AttentionShape& s) {
+  return s.window > 0 ? std::optional<int64_t>(s.window - 1) : std::nullopt;
+}
+std::optional<int64_t> TokensBehind(const AttentionShape& s) {
+  return s.window > 0 ? std::optional<int64_t>(0) : std::nullopt;
+}
+
+void CudaFlash(const AttentionShape& s, const Documents& documents, const at::Tensor& qkv, const at::Tensor& o,
+               const at::Tensor& lse) {
+  const Views views = HeadsOfTokens(s, qkv);
+  const auto result = at::_flash_attention_forward(
+      views.q, views.k, views.v, documents.on_device, documents.on_device, documents.longest, documents.longest,
+      /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, s.scale, TokensBefore(s), TokensBehind(s));
+  o.copy_(std::get<0>(result).flatten(1));
+  lse.copy_(std::get<1>(result).view_as(lse));
+}
+
+// LibTorch's backward kernel adds dq up in any order unless it is told otherwise.
+class InOneOrder {
+ public:
+  InOneOrder()
+      : before_(at::globalContext().deterministicAlgorithms()),
+        fills_(at::globalContext().deterministicFillUninitializedMemory()) {
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  }
+  ~InOneOrder() {
+    at::globalContext().setDeterministicAlgorithms(before_, /*warn_only=*/false);
+    at::globalContext().setDeterministicFillUninitializedMemory(fills_);
+  }
+  InOneOrder(const InOneOrder&) = delete;
+  InOneOrder& operator=(const InOneOrder&) = delete;
+
+ private:
+  bool before_, fills_;
+};
+
+void CudaFlashBackward(const AttentionShape& s, const Documents& documents, const at::Tensor& qkv, const Flash& forward,
+                       const at::Tensor& d_o, const at::Tensor& dqkv) {
+  const InOneOrder in_one_order;
+  const Views views = HeadsOfTokens(s, qkv);
+  const auto heads = [&](const at::Tensor& rows) { return rows.unflatten(1, {s.num_heads, s.head_dim}); };
+  const at::Tensor unused = at::empty({2}, qkv.options().dtype(at::kUInt64));  // the state of a dropout that is off
+  const auto [dq, dk, dv] = at::_flash_attention_backward(
+      heads(d_o), views.q, views.k, views.v, heads(forward.out), forward.lse, documents.on_device, documents.on_device,
+      documents.longest, documents.longest, /*dropout_p=*/0.0, /*is_causal=*/true, unused, unused, s.scale,
+      TokensBefore(s), TokensBehind(s));
+  const Views out = HeadsOfTokens(s, dqkv);
+  out.q.copy_(dq);
+  out.k.copy_(dk);
+  out.v.copy_(dv);
+}
+
 }  // namespace
 
-void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
-               const at::Tensor& o, const at::Tensor& lse) {
+Documents::Documents(const std::vector<int32_t>& starts, at::Device device) : starts(starts) {
+  for (size_t i = 0; i + 1 < starts.size(); ++i) longest = std::max<int64_t>(longest, starts[i + 1] - starts[i]);
+  if (device.is_cpu()) return;
+  const at::Tensor host = at::empty({static_cast<int64_t>(starts.size())}, at::kInt);
+  std::copy(starts.begin(), starts.end(), host.mutable_data_ptr<int32_t>());
+  on_device = host.to(device);
+}
+
+void Attention(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv, const at::Tensor& o,
+               const at::Tensor& lse) {
+  const std::vector<int32_t>& starts = documents.starts;
+  if (ThroughCudaFlash(shape, qkv)) return CudaFlash(shape, documents, qkv, o, lse);
   if (ThroughKernels(qkv)) {
     const kernels::AttentionShape s = KernelShape(shape);
     const int threads = at::get_num_threads();
@@ -217,8 +298,10 @@ void AttentionOfLast(const AttentionShape& shape, const at::Tensor& q, const at:
   Forward(shape, {.q = heads(q), .k = heads(k), .v = heads(v)}, {heads(o), lse});
 }
 
-void AttentionBackward(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
+void AttentionBackward(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv,
                        const at::Tensor& o, const at::Tensor& lse, const at::Tensor& d_o, const at::Tensor& dqkv) {
+  const std::vector<int32_t>& starts = documents.starts;
+  if (ThroughCudaFlash(shape, qkv)) return CudaFlashBackward(shape, documents, qkv, {o, lse}, d_o, dqkv);
   if (ThroughKernels(qkv)) {
     const kernels::AttentionShape s = KernelShape(shape);
     const int threads = at::get_num_threads();

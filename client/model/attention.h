@@ -17,19 +17,28 @@ struct AttentionShape {
   int64_t width() const { return (num_heads + 2 * num_kv_heads) * head_dim; }
 };
 
+// Document i of a batch is rows [starts[i], starts[i + 1]).
+struct Documents {
+  // Borrows `starts`; puts a copy onto a CUDA device.
+  Documents(const std::vector<int32_t>& starts, at::Device device);
+  const std::vector<int32_t>& starts;
+  at::Tensor on_device;  // int32; undefined on the CPU
+  int64_t longest = 0;
+};
+
 // qkv [tokens, width] holds the turned q heads, the turned k heads and the v heads of each token; o [tokens, num_heads
-// * head_dim]. Softmax in fp32. Document i is rows [starts[i], starts[i + 1]). lse fp32 [num_heads, tokens] is what
+// * head_dim]. Softmax in fp32. lse fp32 [num_heads, tokens] is what
 // Backward needs of the softmax. On the CPU memory grows with a document's length, not with its
-// square.
-void Attention(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
-               const at::Tensor& o, const at::Tensor& lse);
+// square; on a CUDA device too for bf16 without a cap of scores.
+void Attention(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv, const at::Tensor& o,
+               const at::Tensor& lse);
 // Of one document's last tokens alone: q [n, num_heads * head_dim], o like it, lse [num_heads, n]; k and v [m,
 // num_kv_heads
 // * head_dim] of all its tokens, m >= n.
 void AttentionOfLast(const AttentionShape& shape, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const at::Tensor& o, const at::Tensor& lse);
 // dqkv [tokens, width] from d o.
-void AttentionBackward(const AttentionShape& shape, const std::vector<int32_t>& starts, const at::Tensor& qkv,
+void AttentionBackward(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv,
                        const at::Tensor& o, const at::Tensor& lse, const at::Tensor& d_o, const at::Tensor& dqkv);
 
 }  // namespace strata::model

@@ -58,7 +58,11 @@ void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool a
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale) {
   at::Tensor out = y;
   if (!FoldsFactors(a.scalar_type(), a.device())) {
-    out.add_(at::mm(a.t(), b), scale);
+    if (a.is_cuda() && a.scalar_type() != at::kFloat) {
+      at::addmm_out(out, y, a.t(), b, at::kFloat, 1, scale);
+    } else {
+      out.add_(at::mm(a.t(), b), scale);
+    }
   } else if (a.size(0) > 0) {
     Run({.x = RowsOf(a),
          .w = RowsOf(b),

@@ -1,54 +1,21 @@
 #include "client/model/ops.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
-#include <utility>
+#include "client/model/row_ops.h"
 
 namespace strata::model {
 namespace {
 
 bool composed_always = false;
 
-bool Composed(const at::Tensor& t) { return composed_always || !t.is_cpu(); }
-
-int Threads() { return at::get_num_threads(); }
-
-// [rows, heads, size of the norm], fp32.
-at::Tensor Pieces(const Norm& norm, const at::Tensor& x) {
-  return x.to(at::kFloat).unflatten(1, {-1, norm.weight.size(0)});
-}
-
-at::Tensor Centred(const Norm& norm, const at::Tensor& pieces) {
-  return norm.bias.defined() ? pieces - pieces.mean(-1, /*keepdim=*/true) : pieces;
-}
-
-void ComposedNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& out, const at::Tensor& rstd) {
-  const at::Tensor centred = Centred(norm, Pieces(norm, x));
-  const at::Tensor scale = (centred.square().mean(-1) + norm.epsilon).rsqrt();
-  rstd.copy_(scale);
-  at::Tensor y = centred * scale.unsqueeze(-1) * norm.weight;
-  if (norm.bias.defined()) y.add_(norm.bias);
-  out.copy_(y.flatten(1));
-}
-
-kernels::NormWeights WeightsOf(const Norm& norm, const at::Tensor& x) {
-  return {.weight = norm.weight.const_data_ptr<float>(),
-          .bias = norm.bias.defined() ? norm.bias.const_data_ptr<float>() : nullptr,
-          .epsilon = static_cast<float>(norm.epsilon),
-          .heads = x.size(1) / norm.weight.size(0)};
-}
-
-// gelu by its tanh formula and its slope, or silu's.
-std::pair<at::Tensor, at::Tensor> ValueAndSlope(kernels::Unit unit, const at::Tensor& x) {
-  const bool silu = unit == kernels::Unit::kSwiglu;
-  constexpr double kLinear = 1.5957691216057308;  // 2 sqrt(2 / pi)
-  constexpr double kCubic = 0.044715;
-  const at::Tensor z = x.square();
-  const at::Tensor sigmoid = at::sigmoid(silu ? x : x * kLinear * (1 + kCubic * z));
-  const at::Tensor value = x * sigmoid;
-  const at::Tensor slope = value * (1 - sigmoid);
-  return {value, sigmoid + (silu ? slope : slope * kLinear * (1 + 3 * kCubic * z))};
+const RowOps& OpsFor(const at::Tensor& t) {
+  if (composed_always) return ComposedOps();
+  if (t.is_cpu()) return ProcessorOps();
+#ifdef STRATA_CUDA
+  if (t.is_cuda()) return CudaOps();
+#endif
+  return ComposedOps();
 }
 
 }  // namespace
@@ -61,119 +28,47 @@ kernels::Rows RowsOf(const at::Tensor& matrix) {
           .stride = matrix.stride(0)};
 }
 
+kernels::NormWeights WeightsOf(const Norm& norm, const at::Tensor& x) {
+  return {.weight = norm.weight.const_data_ptr<float>(),
+          .bias = norm.bias.defined() ? norm.bias.const_data_ptr<float>() : nullptr,
+          .epsilon = static_cast<float>(norm.epsilon),
+          .heads = x.size(1) / norm.weight.size(0)};
+}
+
 void UseComposedOps(bool always) { composed_always = always; }
 
 void ApplyNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& out, const at::Tensor& rstd) {
-  if (Composed(x)) return ComposedNorm(norm, x, out, rstd);
-  kernels::Norm(RowsOf(x), WeightsOf(norm, x), RowsOf(out), rstd.mutable_data_ptr<float>(), Threads());
+  OpsFor(x).ApplyNorm(norm, x, out, rstd);
 }
 
 void AddNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum,
              const at::Tensor& out, const at::Tensor& rstd) {
-  if (Composed(x)) {
-    sum.copy_(x + delta);
-    return ComposedNorm(norm, sum, out, rstd);
-  }
-  kernels::AddNorm(RowsOf(x), RowsOf(delta), RowsOf(sum), WeightsOf(norm, x), RowsOf(out),
-                   rstd.mutable_data_ptr<float>(), Threads());
+  OpsFor(x).AddNorm(norm, x, delta, sum, out, rstd);
 }
 
 void NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
                   const at::Tensor& dx, bool accumulate) {
-  if (Composed(x)) {
-    const at::Tensor centred = Centred(norm, Pieces(norm, x));
-    const at::Tensor g = Pieces(norm, dy) * norm.weight;
-    const at::Tensor scale = rstd.unsqueeze(-1);
-    const at::Tensor pull = (g * centred).mean(-1, /*keepdim=*/true) * scale.pow(3);
-    const at::Tensor gradient = (scale * Centred(norm, g) - pull * centred).flatten(1);
-    dx.copy_(accumulate ? dx.to(at::kFloat) + gradient : gradient);
-    return;
-  }
-  kernels::NormBackward(RowsOf(dy), RowsOf(x), WeightsOf(norm, x), rstd.const_data_ptr<float>(), RowsOf(dx), accumulate,
-                        Threads());
+  OpsFor(x).NormBackward(norm, dy, x, rstd, dx, accumulate);
 }
 
 void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
           bool inverse) {
-  if (Composed(x)) {
-    const at::Tensor view = x.narrow(1, 0, heads * head_dim).unflatten(1, {heads, 2, head_dim / 2});
-    const at::Tensor c = cos.unsqueeze(1);
-    const at::Tensor s = inverse ? sin.unsqueeze(1).neg() : sin.unsqueeze(1);
-    const at::Tensor u = view.select(2, 0).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    const at::Tensor v = view.select(2, 1).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    view.select(2, 0).copy_(u * c - v * s);
-    view.select(2, 1).copy_(v * c + u * s);
-    return;
-  }
-  kernels::Rope(RowsOf(x), heads, head_dim, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), inverse,
-                Threads());
+  OpsFor(x).Rope(x, heads, head_dim, cos, sin, inverse);
 }
 
-void Activate(kernels::Unit unit, const at::Tensor& in, const at::Tensor& out) {
-  if (Composed(out)) {
-    const int64_t n = out.size(1);
-    const at::Tensor wide = in.to(at::kFloat);
-    const at::Tensor value = ValueAndSlope(unit, wide.narrow(1, 0, n)).first;
-    out.copy_(kernels::IsGated(unit) ? value * wide.narrow(1, n, n) : value);
-    return;
-  }
-  kernels::Activate(unit, RowsOf(in), RowsOf(out), Threads());
-}
+void Activate(kernels::Unit unit, const at::Tensor& in, const at::Tensor& out) { OpsFor(out).Activate(unit, in, out); }
 
 void ActivateBackward(kernels::Unit unit, const at::Tensor& in, const at::Tensor& dout) {
-  if (Composed(dout)) {
-    const int64_t n = dout.size(1);
-    const at::Tensor wide = in.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    const at::Tensor dy = dout.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    const auto [value, slope] = ValueAndSlope(unit, wide.narrow(1, 0, n));
-    if (!kernels::IsGated(unit)) {
-      in.copy_(dy * slope);
-      dout.copy_(value);
-      return;
-    }
-    const at::Tensor up = wide.narrow(1, n, n);
-    in.narrow(1, 0, n).copy_(dy * up * slope);
-    in.narrow(1, n, n).copy_(dy * value);
-    dout.copy_(value * up);
-    return;
-  }
-  kernels::ActivateBackward(unit, RowsOf(in), RowsOf(dout), Threads());
+  OpsFor(dout).ActivateBackward(unit, in, dout);
 }
 
-void AddBias(const at::Tensor& x, const at::Tensor& bias) {
-  if (Composed(x)) {
-    x.copy_(x.to(at::kFloat) + bias);
-    return;
-  }
-  kernels::AddBias(RowsOf(x), bias.const_data_ptr<float>(), Threads());
-}
+void AddBias(const at::Tensor& x, const at::Tensor& bias) { OpsFor(x).AddBias(x, bias); }
 
-void Add(const at::Tensor& x, const at::Tensor& delta) {
-  if (Composed(x)) {
-    x.add_(delta);
-    return;
-  }
-  kernels::Add(RowsOf(x), RowsOf(delta), Threads());
-}
+void Add(const at::Tensor& x, const at::Tensor& delta) { OpsFor(x).Add(x, delta); }
 
 void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
                   const at::Tensor& nll) {
-  if (Composed(logits)) {
-    const auto cap = static_cast<double>(options.softcap);
-    if (cap > 0) Softcap(logits, cap);
-    const at::Tensor values = logits.to(at::kFloat);
-    const at::Tensor wide = at::log_softmax(values, -1);
-    const at::Tensor index = targets.to(at::kLong).unsqueeze(1);
-    nll.copy_(wide.gather(1, index).squeeze(1).neg());
-    if (!options.gradient) return;
-    at::Tensor g = wide.exp();
-    g.scatter_add_(1, index, at::full_like(index, -1, g.options()));
-    if (cap > 0) g.mul_(1 - (values / cap).square());
-    logits.copy_(g * static_cast<double>(options.scale));
-    return;
-  }
-  kernels::CrossEntropy(RowsOf(logits), targets.const_data_ptr<int32_t>(), options, nll.mutable_data_ptr<float>(),
-                        Threads());
+  OpsFor(logits).CrossEntropy(logits, targets, options, nll);
 }
 
 void Softcap(const at::Tensor& x, double cap) { x.div_(cap).tanh_().mul_(cap); }

@@ -27,6 +27,7 @@ Pass::Pass(const PassContext& context, const data::PackedBatch& batch)
       batch_(batch),
       tokens_(static_cast<int64_t>(batch.ids.size())),
       type_(context.weights.activation_type),
+      documents_(batch.starts, context.weights.embedding.device()),
       queries_(context.config.num_heads * context.config.head_dim),
       keys_(context.config.num_kv_heads * context.config.head_dim) {
   c_.arena.Reset();
@@ -141,7 +142,7 @@ void Pass::ForwardAttention(size_t index, const Saved& s, const at::Tensor& h) {
   if (c_.cached != nullptr) {
     c_.cached->Attention(index, ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse);
   } else {
-    Attention(ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse);
+    Attention(ShapeOf(index), documents_, s.qkv, s.o, s.lse);
   }
   ProjectToDelta(index, kOut, s.o, NormOf(index, kPostAttentionNorm), s.attention_out, s.kept[kOut]);
 }
@@ -309,7 +310,7 @@ void Pass::BackwardAttention(size_t index) {
   if (!past_out) return;
 
   const at::Tensor dqkv = Take(queries_ + 2 * keys_);
-  AttentionBackward(ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse, d_o, dqkv);
+  AttentionBackward(ShapeOf(index), documents_, s.qkv, s.o, s.lse, d_o, dqkv);
   Turn(index, dqkv, /*inverse=*/true);
   BackwardHeads(index, dqkv);
   const bool past_qkv = NeedsInputGradient(index, kQkv);

@@ -97,6 +97,7 @@ class Pass {
   const data::PackedBatch& batch_;
   int64_t tokens_;
   at::ScalarType type_;
+  Documents documents_;
   int64_t queries_, keys_;  // columns of q and of k in qkv
   Turns turns_, window_turns_;
   std::vector<Saved> saved_;

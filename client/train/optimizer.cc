@@ -2,16 +2,15 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#ifdef STRATA_CUDA
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
 
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/ops.h"
+#ifdef STRATA_CUDA
+#include "client/model/cuda_launch.h"
+#include "kernels/cuda_ops.h"
+#endif
 
 namespace strata::train {
 namespace {
@@ -30,11 +29,20 @@ void ComposedStep(const peft::AdapterState& state, const kernels::AdamWStep& s) 
 
 #ifdef STRATA_CUDA
 void CudaStep(const peft::AdapterState& state, const kernels::AdamWStep& s) {
-  const c10::cuda::CUDAGuard guard(state.values().device());
-  const int error = kernels::AdamWCuda(
-      state.values().data_ptr<float>(), state.gradients().data_ptr<float>(), state.first_moments().data_ptr<float>(),
-      state.second_moments().data_ptr<float>(), state.values().numel(), s, c10::cuda::getCurrentCUDAStream().stream());
-  C10_CUDA_CHECK(static_cast<cudaError_t>(error));
+  model::Launch(state.values(), [&](void* stream) {
+    return kernels::cuda::AdamW(state.values().data_ptr<float>(), state.gradients().data_ptr<float>(),
+                                state.first_moments().data_ptr<float>(), state.second_moments().data_ptr<float>(),
+                                state.values().numel(), s, stream);
+  });
+}
+
+double CudaNorm(const at::Tensor& g) {
+  const at::Tensor sums = at::empty({kernels::cuda::kSumSquaresWorkspace + 1}, g.options().dtype(at::kDouble));
+  auto* out = sums.mutable_data_ptr<double>();
+  model::Launch(g, [&](void* stream) {
+    return kernels::cuda::SumSquares(g.const_data_ptr<float>(), g.numel(), out + 1, out, stream);
+  });
+  return std::sqrt(sums[0].item<double>());
 }
 #endif
 
@@ -42,6 +50,9 @@ void CudaStep(const peft::AdapterState& state, const kernels::AdamWStep& s) {
 
 double Optimizer::GradientNorm(const peft::AdapterState& state) const {
   const at::Tensor& g = state.gradients();
+#ifdef STRATA_CUDA
+  if (g.is_cuda()) return CudaNorm(g);
+#endif
   if (!g.is_cpu()) return g.to(at::kDouble).norm().item<double>();
   return std::sqrt(kernels::SumSquares(g.const_data_ptr<float>(), g.numel(), at::get_num_threads()));
 }

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "kernels/ops.h"
+#include "kernels/cuda_ops.h"
 
-namespace strata::kernels {
+namespace strata::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
@@ -29,11 +29,11 @@ __global__ void AdamWKernel(float* p, float* gradient, float* m, float* v, int64
 
 }  // namespace
 
-int AdamWCuda(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, void* stream) {
+int AdamW(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, void* stream) {
   if (count == 0) return cudaSuccess;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>((count + kThreads - 1) / kThreads, kMaxBlocks));
   AdamWKernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(p, gradient, m, v, count, step);
   return cudaGetLastError();
 }
 
-}  // namespace strata::kernels
+}  // namespace strata::kernels::cuda

@@ -1,6 +1,10 @@
 #include "tests/bench/floor.h"
 
 #include <ATen/ATen.h>
+#ifdef STRATA_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#endif
 
 #include <algorithm>
 #include <vector>
@@ -40,6 +44,7 @@ void GemmRates::Sample(const std::string& name, double flops, int repeats, const
 }
 
 void GemmRates::Measure(int threads) {
+  if (!device_.is_cpu()) return MeasureCuda();
   for (const Size& size : kSizes) {
     const at::Tensor x = at::ones({size.rows, size.depth}, at::kFloat);
     const at::Tensor w = at::ones({size.columns, size.depth}, at::kFloat);
@@ -61,6 +66,32 @@ void GemmRates::Measure(int threads) {
     Sample(NameOf("bf16", size), Flops(size), size.repeats, [&] { at::mm_out(half_y, half_x, half.t()); });
   }
 }
+
+#ifdef STRATA_CUDA
+void GemmRates::MeasureCuda() {
+  constexpr Size kDeviceSizes[] = {{2048, 4096, 14336, 12}, {8192, 8192, 8192, 6}};
+  constexpr int kProducts = 4;  // between two looks at the clock
+  for (const Size& size : kDeviceSizes) {
+    const auto options = at::TensorOptions().dtype(at::kBFloat16).device(device_);
+    const at::Tensor x = at::randn({size.rows, size.depth}, options);
+    const at::Tensor w = at::randn({size.columns, size.depth}, options);
+    at::Tensor y = at::empty({size.rows, size.columns}, options);
+    Sample(NameOf("bf16", size), Flops(size) * kProducts, size.repeats, [&] {
+      for (int i = 0; i < kProducts; ++i) at::mm_out(y, x, w.t());
+      c10::cuda::device_synchronize();
+    });
+  }
+}
+
+uint64_t PeakDeviceBytes(at::Device device) {
+  if (device.is_cpu()) return 0;
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+  return static_cast<uint64_t>(stats.allocated_bytes[0].peak);
+}
+#else
+void GemmRates::MeasureCuda() {}
+uint64_t PeakDeviceBytes(at::Device /*device*/) { return 0; }
+#endif
 
 double GemmRates::Fastest() const {
   double fastest = 0;

@@ -1,6 +1,7 @@
 #include "tests/bench/train_bench.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/Device.h>
 
 #include <algorithm>
 #include <cmath>
@@ -50,7 +51,8 @@ struct Step {
 // Stamps the steps; the pauses in which floors are measured do not count.
 class Watch {
  public:
-  Watch(const TrainCase& bench, const runtime::Clock& clock) : bench_(bench), clock_(clock), rates_(clock) {}
+  Watch(const TrainCase& bench, const runtime::Clock& clock, at::Device device)
+      : bench_(bench), clock_(clock), device_(device), rates_(clock, device) {}
 
   void Start() { begin_ = clock_.Monotonic(); }
   void Step(const train::TrainProgress& progress) {
@@ -59,6 +61,7 @@ class Watch {
     steps_.push_back({.seconds = seconds, .tokens = progress.tokens, .loss = progress.loss});
     if (steps_.size() == bench_.warmup + (bench_.timed + 1) / 2) {
       peak_bytes_ = runtime::PeakResidentBytes();
+      peak_device_bytes_ = PeakDeviceBytes(device_);
       if (bench_.floor) rates_.Measure(at::get_num_threads());
     }
     Start();
@@ -71,15 +74,17 @@ class Watch {
   const std::vector<bench::Step>& steps() const { return steps_; }
   double first_step_seconds() const { return first_step_seconds_; }
   uint64_t peak_bytes() const { return peak_bytes_; }
+  uint64_t peak_device_bytes() const { return peak_device_bytes_; }
   const GemmRates& rates() const { return rates_; }
 
  private:
   const TrainCase& bench_;
   const runtime::Clock& clock_;
+  at::Device device_;
   GemmRates rates_;
   absl::Duration begin_;
   std::vector<bench::Step> steps_;
-  uint64_t peak_bytes_ = 0;
+  uint64_t peak_bytes_ = 0, peak_device_bytes_ = 0;
   double first_step_seconds_ = 0;
 };
 
@@ -128,6 +133,7 @@ Json Report(const TrainCase& bench, const Watch& watch) {
   return {{"bench", "train"},
           {"dtype", options.dtype == config::ComputeDType::kBf16 ? "bf16" : "fp32"},
           {"data", bench.data.empty() ? "random" : bench.data.substr(bench.data.rfind('/') + 1)},
+          {"device", options.device},
           {"batch", options.batch_size},
           {"seq", options.max_length},
           {"checkpointing", options.gradient_checkpointing},
@@ -137,6 +143,7 @@ Json Report(const TrainCase& bench, const Watch& watch) {
           {"tok_s_best", Rounded(best, 1)},
           {"first_step_s", Rounded(watch.first_step_seconds(), 2)},
           {"peak_rss_mb", watch.peak_bytes() >> 20},
+          {"peak_device_mb", watch.peak_device_bytes() >> 20},
           {"losses", losses}};
 }
 
@@ -173,7 +180,7 @@ absl::StatusOr<Json> RunTrainCase(const TrainCase& bench, runtime::Runtime runti
   peft::AdapterState state(std::move(targets), model.device());
   state.InitFresh(options.seed, 0, "");
 
-  Watch watch(bench, runtime.clock);
+  Watch watch(bench, runtime.clock, model.device());
   const train::LoopContext context{
       .model = model,
       .state = state,

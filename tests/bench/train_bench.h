@@ -23,7 +23,7 @@ struct TrainCase {
 
 // Trains warmup + timed steps and reports medians over the timed ones: ms_step, tok_s, tok_s_best, floor_tok_s,
 // floor_share, first_step_s (since the process began), peak_rss_mb (up to the middle of the timed steps, before floors
-// are measured), losses, gemm_gflops.
+// are measured), peak_device_mb (likewise), losses, gemm_gflops.
 absl::StatusOr<nlohmann::json> RunTrainCase(const TrainCase& bench, runtime::Runtime runtime);
 
 }  // namespace strata::bench

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/ops.h"
+#include "kernels/cuda_ops.h"
 
 namespace strata::kernels {
 namespace {
@@ -28,7 +28,7 @@ TEST(AdamWCuda, EqualsTheProcessors) {
   ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&device), bytes), cudaSuccess);
   ASSERT_EQ(cudaMemcpy(device, host.data(), bytes, cudaMemcpyHostToDevice), cudaSuccess);
   const AdamWStep step{.learning_rate = 1e-3F, .decay = 0.999F, .correction1 = 0.1F, .root_correction2 = 0.0316F};
-  ASSERT_EQ(AdamWCuda(device, device + kCount, device + 2 * kCount, device + 3 * kCount, kCount, step, nullptr), 0);
+  ASSERT_EQ(cuda::AdamW(device, device + kCount, device + 2 * kCount, device + 3 * kCount, kCount, step, nullptr), 0);
   std::vector<float> result(host.size());
   ASSERT_EQ(cudaMemcpy(result.data(), device, bytes, cudaMemcpyDeviceToHost), cudaSuccess);
   cudaFree(device);

@@ -81,11 +81,11 @@ inline at::Tensor AtTokens(const at::Tensor& padded, const at::Tensor& mask) {
 }
 
 inline double MaxDifference(const at::Tensor& a, const at::Tensor& b) {
-  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+  return (a.to(at::kCPU, at::kDouble) - b.to(at::kCPU, at::kDouble)).abs().max().item<double>();
 }
 inline double RelativeNorm(const at::Tensor& a, const at::Tensor& expected) {
-  const double size = expected.to(at::kDouble).norm().item<double>();
-  const double difference = (a.to(at::kDouble) - expected.to(at::kDouble)).norm().item<double>();
+  const double size = expected.to(at::kCPU, at::kDouble).norm().item<double>();
+  const double difference = (a.to(at::kCPU, at::kDouble) - expected.to(at::kCPU, at::kDouble)).norm().item<double>();
   return size > 0 ? difference / size : difference;
 }
 

@@ -7,6 +7,7 @@
 
 #include "client/model/transformer.h"
 #include "tests/client/model/golden_batch.h"
+#include "tests/client/model/test_device.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
 
@@ -28,7 +29,7 @@ class Decoding : public ::testing::TestWithParam<std::string> {
   void SetUp() override {
     auto files = ModelFiles::Open(testing::Files(), GetParam());
     ASSERT_THAT(files, IsOk());
-    auto model = Transformer::Load(*std::move(files), config::ComputeDType::kFp32, at::kCPU, 1);
+    auto model = Transformer::Load(*std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 1);
     ASSERT_THAT(model, IsOk());
     model_ = *std::move(model);
     expected_ = testing::OpenGolden(GetParam() + "/expected.safetensors");

@@ -8,6 +8,7 @@
 #include "client/model/ops.h"
 #include "client/model/transformer.h"
 #include "tests/client/model/golden_batch.h"
+#include "tests/client/model/test_device.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
 
@@ -22,7 +23,7 @@ std::unique_ptr<Transformer> Load(const std::string& path, config::ComputeDType 
   auto files = ModelFiles::Open(testing::Files(), path);
   EXPECT_THAT(files, testing::IsOk());
   if (!files.ok()) return nullptr;
-  auto model = Transformer::Load(*std::move(files), dtype, at::kCPU, 2);
+  auto model = Transformer::Load(*std::move(files), dtype, testing::TestDevice(), 2);
   EXPECT_THAT(model, testing::IsOk());
   return model.ok() ? *std::move(model) : nullptr;
 }

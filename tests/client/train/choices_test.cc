@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/client/model/golden_batch.h"
+#include "tests/client/model/test_device.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
 
@@ -41,8 +42,8 @@ data::ChoiceRow Question(std::vector<int32_t> question, const std::vector<std::v
 TEST_P(ChoicesGolden, LogLikelihoodsAreThoseOfWholeRows) {
   auto files = model::ModelFiles::Open(testing::Files(), GetParam());
   ASSERT_THAT(files, testing::IsOk());
-  ASSERT_OK_AND_ASSIGN(const auto model,
-                       model::Transformer::Load(*std::move(files), config::ComputeDType::kFp32, at::kCPU, 1));
+  ASSERT_OK_AND_ASSIGN(const auto model, model::Transformer::Load(*std::move(files), config::ComputeDType::kFp32,
+                                                                  testing::TestDevice(), 1));
   std::vector<int32_t> text;  // longer than the models' windows; with the dynamic scaling, than the original context
   const model::RopeConfig& rope = model->config().rope;
   const int64_t length = rope.scaling == model::RopeScaling::kDynamic ? rope.original_max_positions + 5 : 24;

@@ -15,6 +15,7 @@
 #include "client/peft/lora_plan.h"
 #include "common/adapter/adapter.h"
 #include "tests/client/model/golden_batch.h"
+#include "tests/client/model/test_device.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
 
@@ -35,7 +36,8 @@ class DoraTest : public ::testing::Test {
     ASSERT_OK_AND_ASSIGN(auto files,
                          model::ModelFiles::Open(testing::Files(), testing::GoldenDir("models/small-qwen3")));
     modules_ = files->LinearModules();
-    ASSERT_OK_AND_ASSIGN(model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
+    ASSERT_OK_AND_ASSIGN(
+        model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 2));
     data::Example row;
     for (int i = 0; i < 24; ++i) row.ids.push_back(3 + i * 5 % 31);
     row.labels = row.ids;
@@ -47,7 +49,8 @@ class DoraTest : public ::testing::Test {
   static std::vector<model::NamedFactors> Frozen(const std::vector<std::string>& names) {
     std::vector<model::NamedFactors> all;
     for (const std::string& name : names) {
-      absl::StatusOr<std::vector<model::NamedFactors>> factors = peft::FrozenFactors(Golden(name), at::kCPU);
+      absl::StatusOr<std::vector<model::NamedFactors>> factors =
+          peft::FrozenFactors(Golden(name), testing::TestDevice());
       all.insert(all.end(), std::make_move_iterator(factors->begin()), std::make_move_iterator(factors->end()));
     }
     return all;
@@ -57,7 +60,7 @@ class DoraTest : public ::testing::Test {
     const adapter::Adapter adapter = Golden(name);
     std::vector<Target> targets = peft::PlanFromAdapter(adapter, modules_).value();
     for (Target& target : targets) target.use_dora = use_dora;
-    state_ = std::make_unique<peft::AdapterState>(targets, at::kCPU);
+    state_ = std::make_unique<peft::AdapterState>(targets, testing::TestDevice());
     ASSERT_OK(state_->Assign(adapter));
     ASSERT_OK(model_->SetTrained(state_->Factors()));
   }
@@ -109,7 +112,7 @@ TEST_F(DoraTest, StartsAsTheModelItself) {
   const at::Tensor pristine = Logits();
   config::AdapterOptions options;
   options.use_dora = true;
-  state_ = std::make_unique<peft::AdapterState>(peft::PlanLora(options, modules_).value(), at::kCPU);
+  state_ = std::make_unique<peft::AdapterState>(peft::PlanLora(options, modules_).value(), testing::TestDevice());
   state_->InitFresh(1, 0, "");
   ASSERT_OK(model_->SetTrained(state_->Factors()));
   ASSERT_OK(model_->ResetMagnitudes());

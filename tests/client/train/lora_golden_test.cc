@@ -12,6 +12,7 @@
 #include "client/train/optimizer.h"
 #include "common/adapter/adapter.h"
 #include "tests/client/model/golden_batch.h"
+#include "tests/client/model/test_device.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
 
@@ -29,14 +30,15 @@ class LoraGolden : public ::testing::TestWithParam<std::string> {
     ASSERT_OK_AND_ASSIGN(auto files,
                          model::ModelFiles::Open(testing::Files(), GetParam() + "/" + read.second.base_model));
     modules_ = files->LinearModules();
-    ASSERT_OK_AND_ASSIGN(model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
+    ASSERT_OK_AND_ASSIGN(
+        model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 2));
     adapter_ = std::make_unique<adapter::Adapter>(std::move(read.first));
     options_ = read.second.options;
     ASSERT_OK_AND_ASSIGN(targets_, peft::PlanFromAdapter(*adapter_, modules_));
     Restart();
   }
   void Restart() {
-    state_ = std::make_unique<peft::AdapterState>(targets_, at::kCPU);
+    state_ = std::make_unique<peft::AdapterState>(targets_, testing::TestDevice());
     ASSERT_OK(state_->Assign(*adapter_));
     ASSERT_OK(model_->SetTrained(state_->Factors()));
   }
@@ -121,7 +123,7 @@ void LoraGolden::Trajectory(const std::string& tag, double weight_decay) {
     const at::Tensor value = state_->Value(e, part);
     const at::Tensor wanted = Tensor(golden, "final." + tag + "." + name);
     const double moved = (wanted - Start(e, part)).norm().item<double>();
-    EXPECT_LT((value - wanted).norm().item<double>(), 2e-3 * moved) << name;
+    EXPECT_LT((value.cpu() - wanted).norm().item<double>(), 2e-3 * moved) << name;
     EXPECT_LT(MaxDifference(value, wanted), 5e-4) << name;
   });
   std::cout << tag << ": largest difference of a loss " << worst << "\n";

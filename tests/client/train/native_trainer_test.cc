@@ -74,6 +74,7 @@ TEST(NativeTrainerTest, PackingAndDtypeChangeOnlyRounding) {
 }
 
 TEST(NativeTrainerTest, LearnsOverAQuantisedBase) {
+  if (testing::TestDeviceName() != "cpu") GTEST_SKIP() << "quantised weights are held on the CPU alone";
   for (const config::BaseDType base : {config::BaseDType::kInt8, config::BaseDType::kNf4}) {
     NativeTrainer trainer = SmallTrainer();
     TrainRequest request = SmallRequest();
@@ -121,8 +122,8 @@ TEST(NativeTrainerTest, DropoutIsReproducibleAndChangesTheRun) {
 
 TEST(NativeTrainerTest, SideColumnsEqualMergedWeightsInFp32) {
   ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), SmallModel()));
-  ASSERT_OK_AND_ASSIGN(auto model,
-                       model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
+  ASSERT_OK_AND_ASSIGN(
+      auto model, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 2));
   data::Example row;
   for (int i = 0; i < 40; ++i) row.ids.push_back(3 + i * 5 % 200);
   row.labels = row.ids;
@@ -130,7 +131,7 @@ TEST(NativeTrainerTest, SideColumnsEqualMergedWeightsInFp32) {
   ASSERT_OK_AND_ASSIGN(const auto pristine, model->Inspect(batch));
   std::vector<model::NamedFactors> base;
   for (const char* name : {"llama-plain", "llama-pattern"}) {
-    ASSERT_OK_AND_ASSIGN(auto part, peft::FrozenFactors(*SomeAdapter(name), at::kCPU));
+    ASSERT_OK_AND_ASSIGN(auto part, peft::FrozenFactors(*SomeAdapter(name), testing::TestDevice()));
     base.insert(base.end(), part.begin(), part.end());
   }
   ASSERT_OK(model->SetBase(base, model::BaseRoute::kSide));
@@ -156,14 +157,14 @@ TEST(NativeTrainerTest, WarmStartTrainsTheStrongestDirections) {
   EXPECT_LT(Metric(warm, "loss_after"), Metric(warm, "loss_before"));
   // W0 + C_t + the increment computes what the site computed after its last step.
   ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), SmallModel()));
-  ASSERT_OK_AND_ASSIGN(auto model,
-                       model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
+  ASSERT_OK_AND_ASSIGN(
+      auto model, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 2));
   std::vector<model::NamedFactors> all;
   for (const auto& blob : request.base) {
-    ASSERT_OK_AND_ASSIGN(auto part, peft::FrozenFactors(*blob, at::kCPU));
+    ASSERT_OK_AND_ASSIGN(auto part, peft::FrozenFactors(*blob, testing::TestDevice()));
     all.insert(all.end(), part.begin(), part.end());
   }
-  ASSERT_OK_AND_ASSIGN(auto part, peft::FrozenFactors(*warm.update, at::kCPU));
+  ASSERT_OK_AND_ASSIGN(auto part, peft::FrozenFactors(*warm.update, testing::TestDevice()));
   all.insert(all.end(), part.begin(), part.end());
   ASSERT_OK(model->SetBase(all, model::BaseRoute::kByDtype));
   ASSERT_OK_AND_ASSIGN(data::Dataset rows, data::ReadJsonl(testing::Files(), request.data_path, nullptr, 256, {}));
@@ -254,7 +255,7 @@ TEST(ScheduleTest, AsTransformers) {
 }
 
 TEST(PlanTest, InitialisationIsUniformWithinPeftsBound) {
-  peft::AdapterState state(SmallRequest().targets, at::kCPU);
+  peft::AdapterState state(SmallRequest().targets, testing::TestDevice());
   state.InitFresh(3, 0, "x");
   for (const peft::StateEntry& e : state.entries()) {
     const double bound = 1 / std::sqrt(static_cast<double>(e.target.in));

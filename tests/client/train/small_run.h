@@ -14,6 +14,7 @@
 #include "common/adapter/adapter.h"
 #include "common/runtime/system_clock.h"
 #include "tests/client/model/golden_batch.h"
+#include "tests/client/model/test_device.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
 
@@ -58,7 +59,7 @@ inline train::TrainRequest SmallRequest() {
 
 inline train::NativeTrainer SmallTrainer() {
   static const runtime::SystemClock clock;
-  return train::NativeTrainer(Files(), clock, {.device = "cpu", .threads = 2});
+  return train::NativeTrainer(Files(), clock, {.device = TestDeviceName(), .threads = 2});
 }
 
 inline double Metric(const train::TrainResult& result, const std::string& name) {

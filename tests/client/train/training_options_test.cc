@@ -105,9 +105,10 @@ class NonFinite : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), request_.model_path));
-    ASSERT_OK_AND_ASSIGN(model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
+    ASSERT_OK_AND_ASSIGN(
+        model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 2));
     ASSERT_OK_AND_ASSIGN(rows_, data::ReadJsonl(testing::Files(), request_.data_path, nullptr, 256, {}));
-    state_ = std::make_unique<peft::AdapterState>(request_.targets, at::kCPU);
+    state_ = std::make_unique<peft::AdapterState>(request_.targets, testing::TestDevice());
     state_->InitFresh(1, 0, "");
     request_.options.steps = 6;
   }
@@ -150,7 +151,7 @@ TEST_F(NonFinite, StopNamesTheStepAndChangesNothing) {
 TEST_F(NonFinite, AGradientIsNamedByItsModule) {
   request_.targets[3].scaling = 1e38;
   request_.targets[3].alpha = 1e38;
-  state_ = std::make_unique<peft::AdapterState>(request_.targets, at::kCPU);
+  state_ = std::make_unique<peft::AdapterState>(request_.targets, testing::TestDevice());
   state_->InitFresh(1, 0, "");
   state_->A(state_->entries()[3]).mul_(1e6);
   EXPECT_THAT(Run(),
@@ -176,7 +177,8 @@ TEST_F(NonFinite, SkipPassesOverTheStep) {
     tensors.push_back(std::move(head));
   });
   ASSERT_OK_AND_ASSIGN(auto files, folder.Open());
-  ASSERT_OK_AND_ASSIGN(model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, at::kCPU, 2));
+  ASSERT_OK_AND_ASSIGN(
+      model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 2));
   std::vector<data::Example> rows;
   for (size_t i = 0; i < rows_.rows.size(); ++i) rows.push_back(rows_.rows[i]);
   rows[9].ids[3] = kRareToken;
@@ -188,7 +190,7 @@ TEST_F(NonFinite, SkipPassesOverTheStep) {
   const auto after_two = Buffers();
 
   const auto again = [&](uint32_t steps, std::vector<uint32_t>* reported) {
-    state_ = std::make_unique<peft::AdapterState>(request_.targets, at::kCPU);
+    state_ = std::make_unique<peft::AdapterState>(request_.targets, testing::TestDevice());
     state_->InitFresh(1, 0, "");
     EXPECT_EQ(Buffers()[0], start);
     request_.options.steps = steps;

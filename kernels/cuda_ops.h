@@ -1,0 +1,53 @@
+// The loops of ops.h over a CUDA device's memory, and what only a device needs: the same formulas, each in order on
+// `stream` (a cudaStream_t). fp32 or bf16 matrices, computed in fp32. Each returns the launch's cudaError_t, allocates
+// nothing and may be captured in a graph; every one is deterministic. Only in a build with STRATA_CUDA.
+#ifndef STRATA_KERNELS_CUDA_OPS_H_
+#define STRATA_KERNELS_CUDA_OPS_H_
+
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+namespace strata::kernels::cuda {
+
+int Norm(const Rows& x, const NormWeights& norm, const Rows& out, float* rstd, void* stream);
+int AddNorm(const Rows& x, const Rows& delta, const Rows& sum, const NormWeights& norm, const Rows& out, float* rstd,
+            void* stream);
+int NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                 bool accumulate, void* stream);
+int Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
+         void* stream);
+int Activate(Unit unit, const Rows& in, const Rows& out, void* stream);
+int ActivateBackward(Unit unit, const Rows& in, const Rows& dout, void* stream);
+int AddBias(const Rows& x, const float* bias, void* stream);
+int Add(const Rows& x, const Rows& delta, void* stream);
+
+// A row without a target (below zero) has a loss of zero and no gradient. The gradient's scale is options.scale times
+// *scale (on the device; may be null).
+int CrossEntropy(const Rows& logits, const int32_t* targets, const LossOptions& options, const float* scale, float* nll,
+                 void* stream);
+
+// out[i] = table[index[i]]; zeros where the index is below zero.
+int GatherRows(const Rows& table, const int32_t* index, const Rows& out, void* stream);
+// out[index[i]] = in[i], but where the index is below zero. Other rows are left alone. REQUIRES: no index twice.
+int ScatterRows(const Rows& in, const int32_t* index, const Rows& out, void* stream);
+
+// A matrix of fp32 [rows, cols], contiguous, that is to be written times `scale` into another's memory.
+struct ScaledCopy {
+  const float* from = nullptr;
+  void* to = nullptr;
+  int64_t rows = 0, cols = 0, to_stride = 0;
+  float scale = 1;
+};
+// All of them in one launch. `copies` on the device; they write matrices of `type`.
+int CopyScaled(const ScaledCopy* copies, int64_t count, Type type, void* stream);
+
+// *out (on the device) = sum of squares in double. `workspace`: kSumSquaresWorkspace doubles on the device.
+inline constexpr int64_t kSumSquaresWorkspace = 512;
+int SumSquares(const float* values, int64_t count, double* workspace, double* out, void* stream);
+
+int AdamW(float* p, float* gradient, float* m, float* v, int64_t count, const AdamWStep& step, void* stream);
+
+}  // namespace strata::kernels::cuda
+
+#endif  // STRATA_KERNELS_CUDA_OPS_H_
