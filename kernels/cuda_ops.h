@@ -27,6 +27,7 @@ int Add(const Rows& x, const Rows& delta, void* stream);
 int CrossEntropy(const Rows& logits, const int32_t* targets, const LossOptions& options, const float* scale, float* nll,
                  void* stream);
 
+int Copy(const Rows& from, const Rows& to, void* stream);
 // out[i] = table[index[i]]; zeros where the index is below zero.
 int GatherRows(const Rows& table, const int32_t* index, const Rows& out, void* stream);
 // out[index[i]] = in[i], but where the index is below zero. Other rows are left alone. REQUIRES: no index twice.
@@ -41,6 +42,25 @@ struct ScaledCopy {
 };
 // All of them in one launch. `copies` on the device; they write matrices of `type`.
 int CopyScaled(const ScaledCopy* copies, int64_t count, Type type, void* stream);
+
+// out[c * wide_step + r * narrow_step] += scale * sum over tokens t of wide[t][c] * narrow[t][r]; bf16 rows, out fp32.
+// One of the steps is 1. dB of scale * B: wide dy, narrow s; dA: wide x, narrow ds.
+struct FactorGradient {
+  Rows wide, narrow;
+  float* out = nullptr;
+  int64_t wide_step = 0, narrow_step = 0;
+  float scale = 1;
+};
+inline constexpr int64_t kMostFactorTasks = 4;
+inline constexpr int64_t kMostFactorRank = 64;
+inline constexpr int64_t kFactorWorkspace = 12 << 20;  // bytes
+// Whether AccumulateFactors can: bf16 in pieces of 16 bytes, a rank that is not too high. A device of compute
+// capability 8.0 or newer is needed too.
+bool TakesFactors(const FactorGradient& gradient);
+// At most kMostFactorTasks at once (an array here, not on the device), over the same number of tokens. `workspace`:
+// kFactorWorkspace bytes on the device, zero before the first call; calls that share it follow one another. The order
+// of the sums depends on the shapes alone.
+int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* workspace, void* stream);
 
 // *out (on the device) = sum of squares in double. `workspace`: kSumSquaresWorkspace doubles on the device.
 inline constexpr int64_t kSumSquaresWorkspace = 512;

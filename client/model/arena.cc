@@ -44,18 +44,26 @@ at::Tensor Arena::Take(at::IntArrayRef shape, at::ScalarType type) {
   const size_t size = RoundUp(std::max<size_t>(bytes, 1), kAlignment);
   while (top_.block < blocks_.size() && top_.offset + size > static_cast<size_t>(blocks_[top_.block].numel()))
     top_ = {.block = top_.block + 1, .offset = 0, .taken = top_.taken};
-  if (top_.block == blocks_.size()) blocks_.push_back(AllocateBytes(std::max(size, kSmallestBlock), device_));
+  if (top_.block == blocks_.size()) {
+    blocks_.push_back(AllocateBytes(std::max(size, kSmallestBlock), device_));
+    ++generation_;
+  }
   auto* data = static_cast<std::byte*>(blocks_[top_.block].data_ptr()) + top_.offset;
   top_.offset += size;
   top_.taken += size;
   most_taken_ = std::max(most_taken_, top_.taken);
-  return at::from_blob(data, shape, at::TensorOptions().dtype(type).device(device_));
+  // The device is told: on CUDA it would be asked for at each call.
+  return at::for_blob(data, shape)
+      .options(at::TensorOptions().dtype(type).device(device_))
+      .target_device(device_)
+      .make_tensor();
 }
 
 void Arena::Reset() {
   top_ = {};
   if (blocks_.size() < 2) return;
   blocks_.clear();  // before the new one is fetched
+  ++generation_;
   blocks_.push_back(AllocateBytes(most_taken_, device_));
 }
 

@@ -32,12 +32,15 @@ class Arena {
   // steps of unequal sizes would leave gaps of unequal sizes.
   void Reset();
   size_t capacity_bytes() const;
+  // Changes whenever memory comes or goes: what was recorded of places before is void.
+  uint64_t generation() const { return generation_; }
 
  private:
   at::Device device_;
   std::vector<at::Tensor> blocks_;
   Mark top_;
   size_t most_taken_ = 0;
+  uint64_t generation_ = 0;
 };
 
 // Releases what was taken from the arena since its construction.

@@ -196,11 +196,6 @@ void BackwardDocument(const AttentionShape& s, const Views& views, const Flash& 
 // LibTorch's flash kernels for CUDA: all documents at once, k and v shared between heads.
 constexpr int64_t kMostFlashDim = 256;
 
-bool ThroughCudaFlash(const AttentionShape& s, const at::Tensor& qkv) {
-  return qkv.is_cuda() && qkv.scalar_type() == at::kBFloat16 && s.softcap == 0 && s.head_dim % 8 == 0 &&
-         s.head_dim <= kMostFlashDim;
-}
-
 // [tokens, heads, head_dim].
 Views HeadsOfTokens(const AttentionShape& s, const at::Tensor& rows) {
   const int64_t q = s.num_heads * s.head_dim;
@@ -224,7 +219,7 @@ void CudaFlash(const AttentionShape& s, const Documents& documents, const at::Te
   const auto result = at::_flash_attention_forward(
       views.q, views.k, views.v, documents.on_device, documents.on_device, documents.longest, documents.longest,
       /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, s.scale, TokensBefore(s), TokensBehind(s));
-  o.copy_(std::get<0>(result).flatten(1));
+  CopyRows(std::get<0>(result).flatten(1), o);
   lse.copy_(std::get<1>(result).view_as(lse));
 }
 
@@ -258,26 +253,24 @@ void CudaFlashBackward(const AttentionShape& s, const Documents& documents, cons
       heads(d_o), views.q, views.k, views.v, heads(forward.out), forward.lse, documents.on_device, documents.on_device,
       documents.longest, documents.longest, /*dropout_p=*/0.0, /*is_causal=*/true, unused, unused, s.scale,
       TokensBefore(s), TokensBehind(s));
-  const Views out = HeadsOfTokens(s, dqkv);
-  out.q.copy_(dq);
-  out.k.copy_(dk);
-  out.v.copy_(dv);
+  int64_t first = 0;
+  for (const at::Tensor& part : {dq.flatten(1), dk.flatten(1), dv.flatten(1)}) {
+    CopyRows(part, dqkv.narrow(1, first, part.size(1)));
+    first += part.size(1);
+  }
 }
 
 }  // namespace
 
-Documents::Documents(const std::vector<int32_t>& starts, at::Device device) : starts(starts) {
-  for (size_t i = 0; i + 1 < starts.size(); ++i) longest = std::max<int64_t>(longest, starts[i + 1] - starts[i]);
-  if (device.is_cpu()) return;
-  const at::Tensor host = at::empty({static_cast<int64_t>(starts.size())}, at::kInt);
-  std::copy(starts.begin(), starts.end(), host.mutable_data_ptr<int32_t>());
-  on_device = host.to(device);
+bool ReadsDocumentsOnDevice(const AttentionShape& shape, at::ScalarType type, at::Device device) {
+  return device.is_cuda() && type == at::kBFloat16 && shape.softcap == 0 && shape.head_dim % 8 == 0 &&
+         shape.head_dim <= kMostFlashDim;
 }
 
 void Attention(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv, const at::Tensor& o,
                const at::Tensor& lse) {
   const std::vector<int32_t>& starts = documents.starts;
-  if (ThroughCudaFlash(shape, qkv)) return CudaFlash(shape, documents, qkv, o, lse);
+  if (ReadsDocumentsOnDevice(shape, qkv.scalar_type(), qkv.device())) return CudaFlash(shape, documents, qkv, o, lse);
   if (ThroughKernels(qkv)) {
     const kernels::AttentionShape s = KernelShape(shape);
     const int threads = at::get_num_threads();
@@ -301,7 +294,8 @@ void AttentionOfLast(const AttentionShape& shape, const at::Tensor& q, const at:
 void AttentionBackward(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv,
                        const at::Tensor& o, const at::Tensor& lse, const at::Tensor& d_o, const at::Tensor& dqkv) {
   const std::vector<int32_t>& starts = documents.starts;
-  if (ThroughCudaFlash(shape, qkv)) return CudaFlashBackward(shape, documents, qkv, {o, lse}, d_o, dqkv);
+  if (ReadsDocumentsOnDevice(shape, qkv.scalar_type(), qkv.device()))
+    return CudaFlashBackward(shape, documents, qkv, {o, lse}, d_o, dqkv);
   if (ThroughKernels(qkv)) {
     const kernels::AttentionShape s = KernelShape(shape);
     const int threads = at::get_num_threads();

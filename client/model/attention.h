@@ -19,12 +19,12 @@ struct AttentionShape {
 
 // Document i of a batch is rows [starts[i], starts[i + 1]).
 struct Documents {
-  // Borrows `starts`; puts a copy onto a CUDA device.
-  Documents(const std::vector<int32_t>& starts, at::Device device);
   const std::vector<int32_t>& starts;
-  at::Tensor on_device;  // int32; undefined on the CPU
-  int64_t longest = 0;
+  at::Tensor on_device;  // the same and the end once more, int32: an empty document; undefined on the CPU
+  int64_t longest = 0;   // where there is a device: an upper bound of the lengths
 };
+// Whether documents are read from the device alone, all at once.
+bool ReadsDocumentsOnDevice(const AttentionShape& shape, at::ScalarType type, at::Device device);
 
 // qkv [tokens, width] holds the turned q heads, the turned k heads and the v heads of each token; o [tokens, num_heads
 // * head_dim]. Softmax in fp32. lse fp32 [num_heads, tokens] is what

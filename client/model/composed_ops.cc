@@ -90,7 +90,7 @@ class Ops final : public RowOps {
   void AddBias(const at::Tensor& x, const at::Tensor& bias) const override { x.copy_(x.to(at::kFloat) + bias); }
   void Add(const at::Tensor& x, const at::Tensor& delta) const override { x.add_(delta); }
   void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
-                    const at::Tensor& nll) const override {
+                    const at::Tensor& scale, const at::Tensor& nll) const override {
     const auto cap = static_cast<double>(options.softcap);
     if (cap > 0) Softcap(logits, cap);
     const at::Tensor values = logits.to(at::kFloat);
@@ -101,7 +101,9 @@ class Ops final : public RowOps {
     at::Tensor g = wide.exp();
     g.scatter_add_(1, index, at::full_like(index, -1, g.options()));
     if (cap > 0) g.mul_(1 - (values / cap).square());
-    logits.copy_(g * static_cast<double>(options.scale));
+    g.mul_(static_cast<double>(options.scale));
+    if (scale.defined()) g.mul_(scale);
+    logits.copy_(g);
   }
 };
 

@@ -49,10 +49,25 @@ class Ops final : public RowOps {
     Launch(x, [&](void* stream) { return cuda::Add(RowsOf(x), RowsOf(delta), stream); });
   }
   void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
-                    const at::Tensor& nll) const override {
+                    const at::Tensor& scale, const at::Tensor& nll) const override {
     Launch(logits, [&](void* stream) {
-      return cuda::CrossEntropy(RowsOf(logits), targets.const_data_ptr<int32_t>(), options, nullptr,
+      return cuda::CrossEntropy(RowsOf(logits), targets.const_data_ptr<int32_t>(), options,
+                                scale.defined() ? scale.const_data_ptr<float>() : nullptr,
                                 nll.mutable_data_ptr<float>(), stream);
+    });
+  }
+  void CopyRows(const at::Tensor& from, const at::Tensor& to) const override {
+    Launch(to, [&](void* stream) { return cuda::Copy(RowsOf(from), RowsOf(to), stream); });
+  }
+  void GatherRows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out) const override {
+    if (table.scalar_type() != out.scalar_type()) return RowOps::GatherRows(table, index, out);
+    Launch(out, [&](void* stream) {
+      return cuda::GatherRows(RowsOf(table), index.const_data_ptr<int32_t>(), RowsOf(out), stream);
+    });
+  }
+  void ScatterRows(const at::Tensor& in, const at::Tensor& index, const at::Tensor& out) const override {
+    Launch(out, [&](void* stream) {
+      return cuda::ScatterRows(RowsOf(in), index.const_data_ptr<int32_t>(), RowsOf(out), stream);
     });
   }
 };

@@ -57,7 +57,7 @@ absl::Status LoadCudaLibrary() {
     const char* reason = dlerror();
     return absl::FailedPreconditionError(absl::StrCat("device cuda: libtorch_cuda.so cannot be loaded (",
                                                       reason == nullptr ? "no reason given" : reason,
-                                                      "); run deploy/setup.sh on a host with a CUDA driver, or set "
+                                                      "); run deploy/setup.sh --cuda, or set "
                                                       "LD_LIBRARY_PATH to LibTorch's and CUDA's libraries"));
   }
   return absl::OkStatus();

@@ -4,9 +4,18 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
+#include <map>
 
+#include "absl/synchronization/mutex.h"
 #include "client/model/arena.h"
 #include "client/model/ops.h"
+#ifdef STRATA_CUDA
+#include <ATen/cuda/CUDAContext.h>
+
+#include "client/model/cuda_launch.h"
+#include "kernels/cuda_ops.h"
+#endif
 
 namespace strata::model {
 namespace {
@@ -41,6 +50,50 @@ void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_
   }
 }
 
+#ifdef STRATA_CUDA
+namespace cuda = kernels::cuda;
+
+cuda::FactorGradient GradientOf(const FactorProduct& p) {
+  const bool wide_a = p.a.size(1) >= p.b.size(1);  // dB; else dA
+  return {.wide = RowsOf(wide_a ? p.a : p.b),
+          .narrow = RowsOf(wide_a ? p.b : p.a),
+          .out = p.y.mutable_data_ptr<float>(),
+          .wide_step = wide_a ? p.y.stride(0) : 1,
+          .narrow_step = wide_a ? 1 : p.y.stride(0),
+          .scale = static_cast<float>(p.scale)};
+}
+
+// Zero at first; steps follow one another on a device's current stream.
+void* FactorWorkspace(at::Device device) {
+  static std::map<c10::DeviceIndex, at::Tensor> buffers;
+  static absl::Mutex mutex;
+  const absl::MutexLock lock(&mutex);
+  at::Tensor& buffer = buffers[device.index()];
+  if (!buffer.defined()) {
+    buffer = at::zeros({cuda::kFactorWorkspace}, at::TensorOptions().dtype(at::kByte).device(device));
+  }
+  return buffer.mutable_data_ptr();
+}
+
+// Takes as many as one launch does, if the kernel can; returns how many.
+size_t AccumulateSome(std::span<const FactorProduct> products) {
+  const at::Device device = products[0].a.device();
+  if (!device.is_cuda() || at::cuda::getDeviceProperties(device.index())->major < 8) return 0;
+  std::array<cuda::FactorGradient, cuda::kMostFactorTasks> tasks;
+  size_t count = 0;
+  while (count < tasks.size() && count < products.size()) {
+    tasks[count] = GradientOf(products[count]);
+    if (!cuda::TakesFactors(tasks[count])) break;
+    ++count;
+  }
+  if (count == 0) return 0;
+  Launch(products[0].a, [&](void* stream) {
+    return cuda::AccumulateFactors(tasks.data(), static_cast<int64_t>(count), FactorWorkspace(device), stream);
+  });
+  return count;
+}
+#endif
+
 }  // namespace
 
 Operand::Operand(const at::Tensor& m) : matrix(m), rows(RowsOf(m)) {}
@@ -71,6 +124,20 @@ void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b,
          .scale = static_cast<float>(scale),
          .by_rows = false,
          .accumulate = true});
+  }
+}
+
+void AccumulateEach(std::span<const FactorProduct> products) {
+  size_t done = 0;
+  while (done < products.size()) {
+#ifdef STRATA_CUDA
+    if (const size_t taken = AccumulateSome(products.subspan(done)); taken > 0) {
+      done += taken;
+      continue;
+    }
+#endif
+    const FactorProduct& p = products[done++];
+    AccumulateTN(p.y, p.a, p.b, p.scale);
   }
 }
 

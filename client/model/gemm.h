@@ -28,6 +28,12 @@ struct Operand {
 // Whether products of activations of this type and place can take added factors, and weights of another type.
 bool FoldsFactors(at::ScalarType type, at::Device device);
 
+// One of a step's gradients of factors: y += scale a^T b.
+struct FactorProduct {
+  at::Tensor y, a, b;
+  double scale = 1;
+};
+
 // Matrices are two-dimensional views with unit stride along a row, fp32 or bf16, accumulated in fp32; all of one type,
 // unless FoldsFactors. y (+)= x w^T. x [t, k], w [n, k], y [t, n].
 void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);
@@ -35,6 +41,10 @@ void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool a
 void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);
 // y += scale * a^T b. a [t, m], b [t, n], y [m, n] always fp32.
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale);
+
+// Each of them as AccumulateTN, in few launches where a device has a kernel for it: one of a and b has a rank's
+// columns.
+void AccumulateEach(std::span<const FactorProduct> products);
 
 }  // namespace strata::model
 

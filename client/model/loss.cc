@@ -8,35 +8,25 @@
 #include "client/model/ops.h"
 
 namespace strata::model {
-namespace {
-
-// Logits at once: enough rows to make up for reading the head again, little beside the activations.
-constexpr int64_t kChunkElements = int64_t{12} << 20;
-
-}  // namespace
-
-std::vector<float> HeadLoss(const at::Tensor& hidden, const Head& head, const std::vector<int32_t>& targets,
-                            double scale, const at::Tensor& d_hidden, Arena& arena) {
-  const auto n = static_cast<int64_t>(targets.size());
-  const int64_t chunk = std::clamp<int64_t>(kChunkElements / head.weight.size(0), 16, std::max<int64_t>(n, 16));
+at::Tensor HeadLoss(const at::Tensor& hidden, const Head& head, const at::Tensor& targets, const LossScale& scale,
+                    const at::Tensor& d_hidden, Arena& arena) {
+  const int64_t n = targets.size(0);
+  const int64_t elements = hidden.is_cpu() ? kLogitsAtOnce : kLogitsAtOnceOnDevice;
+  const int64_t chunk = std::clamp<int64_t>(elements / head.weight.size(0), 16, std::max<int64_t>(n, 16));
+  at::Tensor nll = at::empty({n}, hidden.options().dtype(at::kFloat));
   ArenaScope scope(arena);
   const at::Tensor logits_buffer = arena.Take({std::min(chunk, n), head.weight.size(0)}, hidden.scalar_type());
-  const at::Tensor nll = at::empty({n}, hidden.options().dtype(at::kFloat));
-  const at::Tensor wanted = at::empty({n}, at::kInt);
-  std::copy(targets.begin(), targets.end(), wanted.data_ptr<int32_t>());
-  const at::Tensor device_targets = wanted.to(hidden.device());
-  const kernels::LossOptions options{
-      .scale = static_cast<float>(scale), .gradient = d_hidden.defined(), .softcap = static_cast<float>(head.softcap)};
+  const kernels::LossOptions options{.scale = scale.on_device.defined() ? 1 : static_cast<float>(scale.scale),
+                                     .gradient = d_hidden.defined(),
+                                     .softcap = static_cast<float>(head.softcap)};
   for (int64_t first = 0; first < n; first += chunk) {
     const int64_t count = std::min(chunk, n - first);
     const at::Tensor logits = logits_buffer.narrow(0, 0, count);
     MatMulNT(logits, hidden.narrow(0, first, count), head.weight, false);
-    CrossEntropy(logits, device_targets.narrow(0, first, count), options, nll.narrow(0, first, count));
+    CrossEntropy(logits, targets.narrow(0, first, count), options, scale.on_device, nll.narrow(0, first, count));
     if (d_hidden.defined()) MatMulNN(d_hidden.narrow(0, first, count), logits, head.weight, false);
   }
-  const at::Tensor host = nll.cpu();
-  const auto* values = host.const_data_ptr<float>();
-  return {values, values + n};
+  return nll;
 }
 
 }  // namespace strata::model

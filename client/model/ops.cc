@@ -67,8 +67,18 @@ void AddBias(const at::Tensor& x, const at::Tensor& bias) { OpsFor(x).AddBias(x,
 void Add(const at::Tensor& x, const at::Tensor& delta) { OpsFor(x).Add(x, delta); }
 
 void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
-                  const at::Tensor& nll) {
-  OpsFor(logits).CrossEntropy(logits, targets, options, nll);
+                  const at::Tensor& scale, const at::Tensor& nll) {
+  OpsFor(logits).CrossEntropy(logits, targets, options, scale, nll);
+}
+
+void CopyRows(const at::Tensor& from, const at::Tensor& to) { OpsFor(to).CopyRows(from, to); }
+
+void GatherRows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out) {
+  OpsFor(out).GatherRows(table, index, out);
+}
+
+void ScatterRows(const at::Tensor& in, const at::Tensor& index, const at::Tensor& out) {
+  OpsFor(out).ScatterRows(in, index, out);
 }
 
 void Softcap(const at::Tensor& x, double cap) { x.div_(cap).tanh_().mul_(cap); }

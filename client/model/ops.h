@@ -33,9 +33,15 @@ void Activate(kernels::Unit unit, const at::Tensor& in, const at::Tensor& out);
 void ActivateBackward(kernels::Unit unit, const at::Tensor& in, const at::Tensor& dout);
 void AddBias(const at::Tensor& x, const at::Tensor& bias);
 void Add(const at::Tensor& x, const at::Tensor& delta);
-// targets int32 [rows] on the matrix's device.
+// targets int32 [rows] on the matrix's device. `scale`, fp32 [1] where it is defined, multiplies options.scale.
 void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
-                  const at::Tensor& nll);
+                  const at::Tensor& scale, const at::Tensor& nll);
+// Of one type.
+void CopyRows(const at::Tensor& from, const at::Tensor& to);
+// out[i] = table[index[i]]; index int32 on the matrix's device. On a CUDA device rows of a negative index are zero.
+void GatherRows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out);
+// out[index[i]] = in[i]; on a CUDA device but for negative indices. REQUIRES: no index twice.
+void ScatterRows(const at::Tensor& in, const at::Tensor& index, const at::Tensor& out);
 // x = cap * tanh(x / cap), in place.
 void Softcap(const at::Tensor& x, double cap);
 

@@ -9,31 +9,20 @@
 #include "client/model/gemm.h"
 #include "client/model/loss.h"
 #include "client/model/ops.h"
-#include "client/model/rope_table.h"
 
 namespace strata::model {
-namespace {
-
-at::Tensor IndexTensor(const std::vector<int32_t>& values, at::Device device) {
-  const at::Tensor out = at::empty({static_cast<int64_t>(values.size())}, at::kInt);
-  std::copy(values.begin(), values.end(), out.data_ptr<int32_t>());
-  return out.to(device);
-}
-
-}  // namespace
-
-Pass::Pass(const PassContext& context, const data::PackedBatch& batch)
+Pass::Pass(const PassContext& context, const PassInputs& inputs)
     : c_(context),
-      batch_(batch),
-      tokens_(static_cast<int64_t>(batch.ids.size())),
+      inputs_(inputs),
+      tokens_(inputs.tokens()),
       type_(context.weights.activation_type),
-      documents_(batch.starts, context.weights.embedding.device()),
       queries_(context.config.num_heads * context.config.head_dim),
       keys_(context.config.num_kv_heads * context.config.head_dim) {
   c_.arena.Reset();
   if (!c_.config.learned_positions) {
-    turns_ = TurnsOf(c_.config.rope);
-    window_turns_ = c_.config.window_rope == c_.config.rope ? turns_ : TurnsOf(c_.config.window_rope);
+    turns_ = TurnsOfTokens(inputs_.turns());
+    const bool same = inputs_.window_turns().cos.is_same(inputs_.turns().cos);
+    window_turns_ = same ? turns_ : TurnsOfTokens(inputs_.window_turns());
   }
   first_layer_ = c_.sides.size();
   for (size_t l = c_.sides.size(); l-- > 0;) {
@@ -43,17 +32,19 @@ Pass::Pass(const PassContext& context, const data::PackedBatch& batch)
       first_group_ = g;
     }
   }
+  for (const auto& layer : c_.sides) {
+    for (const SideAdapter& side : layer) margin_ = std::max(margin_, side.margin());
+  }
   saved_.resize(c_.sides.size());
 }
 
-Pass::Turns Pass::TurnsOf(const RopeConfig& rope) const {
-  const int32_t last = *std::max_element(batch_.positions.begin(), batch_.positions.end());
-  const RopeFrequencies frequencies = FrequenciesOf(rope, c_.config.head_dim, int64_t{last} + 1);
-  const at::Tensor cos = at::empty({tokens_, c_.config.head_dim / 2}, at::kFloat);
-  const at::Tensor sin = at::empty_like(cos);
-  RopeTables(frequencies, batch_.positions, cos.data_ptr<float>(), sin.data_ptr<float>());
-  const at::Device device = c_.weights.embedding.device();
-  return {.cos = cos.to(device), .sin = sin.to(device)};
+Turns Pass::TurnsOfTokens(const Turns& turns) {
+  if (!inputs_.by_position()) return turns;
+  Turns own = {.cos = c_.arena.Take({tokens_, turns.cos.size(1)}, at::kFloat),
+               .sin = c_.arena.Take({tokens_, turns.sin.size(1)}, at::kFloat)};
+  GatherRows(turns.cos, inputs_.positions(), own.cos);
+  GatherRows(turns.sin, inputs_.positions(), own.sin);
+  return own;
 }
 
 AttentionShape Pass::ShapeOf(size_t layer) const {
@@ -99,9 +90,9 @@ Pass::Saved Pass::TakeSaved(size_t layer, bool all) {
   s.rstd_attention = TakeRstd();
   s.rstd_mlp = TakeRstd();
   s.qkv = Take(queries_ + 2 * keys_);
-  s.o = Take(queries_);
+  s.o = TakeLeft(queries_);
   s.lse = c_.arena.Take({config.num_heads, tokens_}, at::kFloat);
-  s.gate_up = Take(kernels::IsGated(config.unit) ? 2 * config.intermediate_size : config.intermediate_size);
+  s.gate_up = TakeLeft(kernels::IsGated(config.unit) ? 2 * config.intermediate_size : config.intermediate_size);
   if (NormOf(layer, kQueryNorm)) {
     s.raw_qk = Take(queries_ + keys_);
     s.rstd_q = TakeRstd(config.num_heads);
@@ -140,9 +131,9 @@ void Pass::ForwardAttention(size_t index, const Saved& s, const at::Tensor& h) {
   NormHeads(index, s);
   Turn(index, s.qkv, /*inverse=*/false);
   if (c_.cached != nullptr) {
-    c_.cached->Attention(index, ShapeOf(index), batch_.starts, s.qkv, s.o, s.lse);
+    c_.cached->Attention(index, ShapeOf(index), inputs_.documents().starts, s.qkv, s.o, s.lse);
   } else {
-    Attention(ShapeOf(index), documents_, s.qkv, s.o, s.lse);
+    Attention(ShapeOf(index), inputs_.documents(), s.qkv, s.o, s.lse);
   }
   ProjectToDelta(index, kOut, s.o, NormOf(index, kPostAttentionNorm), s.attention_out, s.kept[kOut]);
 }
@@ -155,8 +146,8 @@ void Pass::ForwardLayer(size_t index, Keep keep) {
   Saved s = TakeSaved(index, all);
   s.x = x;
   const Arena::Mark saved_end = c_.arena.mark();
-  const at::Tensor h = Take(c_.config.hidden_size);
-  const at::Tensor activation = Take(c_.config.intermediate_size);
+  const at::Tensor h = TakeLeft(c_.config.hidden_size);
+  const at::Tensor activation = TakeLeft(c_.config.intermediate_size);
   ForwardAttention(index, s, h);
   AddNorm(NormOf(index, kMlpNorm), s.x, delta_, s.middle, h, s.rstd_mlp);
   Project(index, kGateUp, h, s.gate_up, s.kept[kGateUp]);
@@ -169,12 +160,13 @@ void Pass::ForwardLayer(size_t index, Keep keep) {
 }
 
 void Pass::Embed() {
-  const auto rows = [&](const at::Tensor& table, const std::vector<int32_t>& index) {
-    return at::index_select(table, 0, IndexTensor(index, table.device()));
-  };
-  x_.copy_(rows(c_.weights.embedding, batch_.ids));
+  GatherRows(c_.weights.embedding, inputs_.ids(), x_);
   if (c_.config.scaled_embeddings) x_.mul_(std::sqrt(static_cast<double>(c_.config.hidden_size)));
-  if (c_.config.learned_positions) x_.add_(rows(c_.weights.positions, batch_.positions));
+  if (!c_.config.learned_positions) return;
+  ArenaScope scope(c_.arena);
+  const at::Tensor places = Take(c_.config.hidden_size);
+  GatherRows(c_.weights.positions, inputs_.positions(), places);
+  model::Add(x_, places);
 }
 
 void Pass::Forward(bool save, std::vector<at::Tensor>* hidden_states) {
@@ -209,34 +201,26 @@ at::Tensor Pass::Logits(const at::Tensor& hidden) const {
   return out;
 }
 
-std::vector<float> Pass::Loss(double scale, bool gradient) {
-  std::vector<int32_t> rows;
-  std::vector<int32_t> targets;
-  for (size_t t = 0; t < batch_.targets.size(); ++t) {
-    if (batch_.targets[t] < 0) continue;
-    rows.push_back(static_cast<int32_t>(t));
-    targets.push_back(batch_.targets[t]);
-  }
+at::Tensor Pass::Loss(bool gradient) {
   if (gradient) {
-    gradient_ = Take(c_.config.hidden_size);
+    gradient_ = TakeLeft(c_.config.hidden_size);
     gradient_.zero_();
   }
-  if (rows.empty()) return {};
-  const auto n = static_cast<int64_t>(rows.size());
+  const int64_t n = inputs_.loss_rows();
+  if (n == 0) return at::empty({0}, x_.options().dtype(at::kFloat));
   ArenaScope scope(c_.arena);
-  const at::Tensor index = IndexTensor(rows, x_.device());
   at::Tensor x = c_.arena.Take({n, c_.config.hidden_size}, type_);
-  at::index_select_out(x, x_, 0, index);
+  GatherRows(x_, inputs_.rows(), x);
   const at::Tensor hidden = c_.arena.Take(x.sizes(), type_);
   const at::Tensor rstd = c_.arena.Take({n, 1}, at::kFloat);
   ApplyNorm(c_.weights.final_norm, x, hidden, rstd);
   const at::Tensor d_hidden = gradient ? c_.arena.Take(x.sizes(), type_) : at::Tensor();
-  std::vector<float> nll =
-      HeadLoss(hidden, {c_.weights.head, c_.config.logit_softcap}, targets, scale, d_hidden, c_.arena);
+  at::Tensor nll = HeadLoss(hidden, {c_.weights.head, c_.config.logit_softcap}, inputs_.targets(),
+                            {inputs_.scale(), inputs_.device_scale()}, d_hidden, c_.arena);
   if (gradient) {
     const at::Tensor& dx = hidden;  // no longer needed
     NormBackward(c_.weights.final_norm, d_hidden, x, rstd, dx, /*accumulate=*/false);
-    gradient_.index_copy_(0, index.to(at::kLong), dx);
+    ScatterRows(dx, inputs_.rows(), gradient_);
   }
   return nll;
 }
@@ -247,7 +231,7 @@ at::Tensor Pass::ProjectBackward(size_t layer, int group, const at::Tensor& dy, 
   const SideAdapter::Kept& kept = saved_[layer].kept[g];
   const DropoutKey dropout = Dropout(layer, group);
   const at::Tensor dz = side.BackwardMagnitudes(dy, kept, c_.arena, dropout);
-  at::Tensor ds = side.empty() ? at::Tensor() : Take(side.rank());
+  at::Tensor ds = side.TakeDs(dz, c_.arena);
   side.BackwardInput(dz, kept.s, ds, dx, c_.arena, dropout);
   return ds;
 }
@@ -259,7 +243,7 @@ void Pass::FactorGradients(size_t layer, int group, const at::Tensor& ds, const 
 
 at::Tensor Pass::OutputGradient(const Norm& norm, const Normed& saved) {
   if (!norm) return gradient_;
-  at::Tensor d = Take(c_.config.hidden_size);
+  at::Tensor d = TakeLeft(c_.config.hidden_size);
   NormBackward(norm, gradient_, saved.raw, saved.rstd, d, /*accumulate=*/false);
   return d;
 }
@@ -309,8 +293,8 @@ void Pass::BackwardAttention(size_t index) {
   FactorGradients(index, kOut, ds, s.o);
   if (!past_out) return;
 
-  const at::Tensor dqkv = Take(queries_ + 2 * keys_);
-  AttentionBackward(ShapeOf(index), documents_, s.qkv, s.o, s.lse, d_o, dqkv);
+  const at::Tensor dqkv = TakeLeft(queries_ + 2 * keys_);
+  AttentionBackward(ShapeOf(index), inputs_.documents(), s.qkv, s.o, s.lse, d_o, dqkv);
   Turn(index, dqkv, /*inverse=*/true);
   BackwardHeads(index, dqkv);
   const bool past_qkv = NeedsInputGradient(index, kQkv);

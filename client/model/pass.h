@@ -9,11 +9,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "client/data/dataset.h"
 #include "client/model/arena.h"
 #include "client/model/attention.h"
 #include "client/model/kv_cache.h"
 #include "client/model/model_files.h"
+#include "client/model/pass_inputs.h"
 #include "client/model/side_adapter.h"
 #include "client/model/weights.h"
 
@@ -32,14 +32,14 @@ struct PassContext {
 
 class Pass {
  public:
-  // Clears the arena. REQUIRES: ids and targets inside the vocabulary; at least one token.
-  Pass(const PassContext& context, const data::PackedBatch& batch);
+  // Clears the arena; borrows `inputs`. REQUIRES: ids and targets inside the vocabulary; at least one token.
+  Pass(const PassContext& context, const PassInputs& inputs);
 
   // The stream after the last layer, before the final norm. With `save`, layers from the first trained one on keep what
   // Backward needs. `hidden_states` (may be null) gets copies of the embeddings and of each layer's output.
   void Forward(bool save, std::vector<at::Tensor>* hidden_states);
-  // nll per supervised token, in batch order; with `gradient`, Backward's start is left scaled by `scale`.
-  std::vector<float> Loss(double scale, bool gradient);
+  // nll per row of inputs.rows(), fp32 on the device; with `gradient`, Backward's start is left, scaled.
+  at::Tensor Loss(bool gradient);
   // Adds to the gradients of every trained factor. REQUIRES: Forward(save), Loss(gradient).
   void Backward();
   // After Forward: every token's hidden state after the final norm.
@@ -59,11 +59,8 @@ class Pass {
     std::array<SideAdapter::Kept, kNumGroups> kept;
   };
   enum class Keep { kNothing, kInput, kAll };
-  // fp32 [tokens, head_dim / 2] each.
-  struct Turns {
-    at::Tensor cos, sin;
-  };
-  Turns TurnsOf(const RopeConfig& rope) const;
+  // One row a token.
+  Turns TurnsOfTokens(const Turns& turns);
   AttentionShape ShapeOf(size_t layer) const;
   void Turn(size_t layer, const at::Tensor& qkv, bool inverse) const;
 
@@ -90,14 +87,16 @@ class Pass {
   bool NeedsInputGradient(size_t layer, int group) const;
   DropoutKey Dropout(size_t layer, int group) const;
   at::Tensor Take(int64_t cols) { return c_.arena.Take({tokens_, cols}, type_); }
+  // With room behind each row for an adapter's columns.
+  at::Tensor TakeLeft(int64_t cols) { return Take(cols + margin_).narrow(1, 0, cols); }
   at::Tensor TakeRstd(int64_t heads = 1) { return c_.arena.Take({tokens_, heads}, at::kFloat); }
   const Norm& NormOf(size_t layer, NormIndex place) const { return c_.weights.layers[layer].norms[place]; }
 
   PassContext c_;
-  const data::PackedBatch& batch_;
+  const PassInputs& inputs_;
   int64_t tokens_;
   at::ScalarType type_;
-  Documents documents_;
+  int64_t margin_ = 0;      // the widest adapter's
   int64_t queries_, keys_;  // columns of q and of k in qkv
   Turns turns_, window_turns_;
   std::vector<Saved> saved_;

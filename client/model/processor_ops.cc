@@ -40,8 +40,10 @@ class Ops final : public RowOps {
     kernels::Add(RowsOf(x), RowsOf(delta), Threads());
   }
   void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
-                    const at::Tensor& nll) const override {
-    kernels::CrossEntropy(RowsOf(logits), targets.const_data_ptr<int32_t>(), options, nll.mutable_data_ptr<float>(),
+                    const at::Tensor& scale, const at::Tensor& nll) const override {
+    kernels::LossOptions scaled = options;
+    if (scale.defined()) scaled.scale *= *scale.const_data_ptr<float>();
+    kernels::CrossEntropy(RowsOf(logits), targets.const_data_ptr<int32_t>(), scaled, nll.mutable_data_ptr<float>(),
                           Threads());
   }
 };

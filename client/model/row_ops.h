@@ -4,6 +4,7 @@
 #define STRATA_CLIENT_MODEL_ROW_OPS_H_
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/index_select.h>
 
 #include "client/model/ops.h"
 
@@ -25,7 +26,19 @@ class RowOps {
   virtual void AddBias(const at::Tensor& x, const at::Tensor& bias) const = 0;
   virtual void Add(const at::Tensor& x, const at::Tensor& delta) const = 0;
   virtual void CrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const kernels::LossOptions& options,
-                            const at::Tensor& nll) const = 0;
+                            const at::Tensor& scale, const at::Tensor& nll) const = 0;
+  virtual void CopyRows(const at::Tensor& from, const at::Tensor& to) const { to.copy_(from); }
+  virtual void GatherRows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out) const {
+    if (table.scalar_type() == out.scalar_type() && out.is_contiguous()) {
+      at::Tensor same = out;
+      at::index_select_out(same, table, 0, index);
+    } else {
+      out.copy_(at::index_select(table, 0, index));
+    }
+  }
+  virtual void ScatterRows(const at::Tensor& in, const at::Tensor& index, const at::Tensor& out) const {
+    at::Tensor(out).index_copy_(0, index.to(at::kLong), in);
+  }
 };
 
 const RowOps& ProcessorOps();

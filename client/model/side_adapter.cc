@@ -12,13 +12,19 @@
 namespace strata::model {
 namespace {
 
+constexpr int64_t kRankStep = 8;  // 16 bytes of bf16
+
 // A segment's own stream: keys of one step differ by the step, the group (in `key`) and the segment.
 uint64_t SegmentKey(uint64_t key, size_t segment) { return key * 0x9E3779B97F4A7C15ULL + segment + 1; }
 
 }  // namespace
 
 SideAdapter::SideAdapter(const LinearGroup& group, at::ScalarType dtype)
-    : modules_(group.modules), weight_(group.weight), in_(group.in), dtype_(dtype) {}
+    : modules_(group.modules), weight_(group.weight), in_(group.in), dtype_(dtype) {
+  if (group.wide.defined() && group.wide.scalar_type() == dtype) wide_ = group.wide;
+}
+
+int64_t SideAdapter::PaddedRank(int64_t rank) { return (rank + kRankStep - 1) / kRankStep * kRankStep; }
 
 void SideAdapter::AddTrained(int module, SideFactors factors) { AddSegment(module, std::move(factors), true); }
 
@@ -72,9 +78,17 @@ void SideAdapter::Finish() {
     if (s.trained) trained_rank_ = rank_;
   }
   if (rank_ == 0) return;
-  a_ = at::empty({rank_, in_}, Options(dtype_));
+  if (wide_.defined()) {
+    rank_ = PaddedRank(rank_);  // zeros behind the last one: rows stay aligned
+    a_ = wide_.narrow(0, weight_.rows(), rank_).narrow(1, 0, in_);
+    a_.zero_();
+    wide_.narrow(0, 0, weight_.rows()).narrow(1, in_, rank_).zero_();
+  } else {
+    a_ = at::empty({rank_, in_}, Options(dtype_));
+  }
   for (Segment& s : segments_) {
-    s.b = at::empty({s.rows, s.rank}, a_.options());
+    s.b = wide_.defined() ? wide_.narrow(0, s.first_row, s.rows).narrow(1, in_ + s.first_col, s.rank)
+                          : at::empty({s.rows, s.rank}, a_.options());
     Cast(s);
   }
   PlaceMagnitudes();
@@ -113,9 +127,31 @@ void SideAdapter::RefreshMagnitude(Segment& segment) {
 
 void SideAdapter::Refresh() {
   for (Segment& s : segments_) {
+    if (s.trained) Cast(s);
+  }
+  RefreshMagnitudes();
+}
+
+void SideAdapter::RefreshMagnitudes() {
+  for (Segment& s : segments_) {
+    if (s.trained && s.magnitude) RefreshMagnitude(s);
+  }
+}
+
+void SideAdapter::ListCopies(std::vector<kernels::cuda::ScaledCopy>& copies) const {
+  for (const Segment& s : segments_) {
     if (!s.trained) continue;
-    Cast(s);
-    if (s.magnitude) RefreshMagnitude(s);
+    copies.push_back({.from = s.factors.a.const_data_ptr<float>(),
+                      .to = AOf(s).mutable_data_ptr(),
+                      .rows = s.rank,
+                      .cols = in_,
+                      .to_stride = a_.stride(0)});
+    copies.push_back({.from = s.factors.b.const_data_ptr<float>(),
+                      .to = s.b.mutable_data_ptr(),
+                      .rows = s.rows,
+                      .cols = s.rank,
+                      .to_stride = s.b.stride(0),
+                      .scale = static_cast<float>(s.factors.scaling)});
   }
 }
 
@@ -165,14 +201,27 @@ SideAdapter::Kept SideAdapter::TakeKept(int64_t tokens, Arena& arena) const {
   return kept;
 }
 
-bool SideAdapter::StandsBeside(const DropoutKey& dropout) const {
-  return FoldsFactors(dtype_, weight_.device()) && dropout.probability == 0 && !frozen_gain_.defined();
+bool SideAdapter::StandsBeside(const at::Tensor& left, const DropoutKey& dropout) const {
+  const bool taken = wide_.defined() ? HasMargin(left) : FoldsFactors(dtype_, weight_.device());
+  return taken && dropout.probability == 0 && !frozen_gain_.defined();
+}
+
+at::Tensor SideAdapter::Lengthened(const at::Tensor& left) const {
+  return left.as_strided({left.size(0), left.size(1) + rank_}, left.strides());
 }
 
 void SideAdapter::Forward(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                           const DropoutKey& dropout) const {
-  const bool beside = StandsBeside(dropout);
+  const bool beside = StandsBeside(x, dropout);
   std::vector<kernels::Beside> columns;
+  if (beside && wide_.defined() && rank_ > 0) {
+    const at::Tensor both = Lengthened(x);
+    const at::Tensor s = both.narrow(1, in_, rank_);
+    MatMulNT(s, x, a_, false);
+    CopyRows(s, kept.s);
+    MatMulNT(y, both, wide_.narrow(0, 0, weight_.rows()).narrow(1, 0, in_ + rank_), false);
+    return KeepProducts(y, kept);
+  }
   if (beside && rank_ > 0) {
     MatMulNT(kept.s, x, a_, false);
     for (const Segment& seg : segments_)
@@ -181,6 +230,10 @@ void SideAdapter::Forward(const at::Tensor& x, const at::Tensor& y, const Kept& 
   MatMulNT(y, x, {weight_, folded_, columns}, false);
   if (rank_ == 0) return;
   if (!beside && AddColumns(x, y, kept, arena, dropout)) return;
+  KeepProducts(y, kept);
+}
+
+void SideAdapter::KeepProducts(const at::Tensor& y, const Kept& kept) const {
   for (const Segment& seg : segments_) {
     if (!seg.magnitude) continue;
     seg.ZOf(kept.z).copy_(seg.RowsOf(y));
@@ -236,9 +289,29 @@ at::Tensor SideAdapter::BackwardMagnitudes(const at::Tensor& dy, const Kept& kep
   return dz;
 }
 
+at::Tensor SideAdapter::TakeDs(const at::Tensor& dy, Arena& arena) const {
+  if (rank_ == 0) return {};
+  if (!wide_.defined() || !HasMargin(dy)) return arena.Take({dy.size(0), rank_}, dtype_);
+  return Lengthened(dy).narrow(1, dy.size(1), rank_);
+}
+
 void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const at::Tensor& ds, const at::Tensor& dx,
                                 Arena& arena, const DropoutKey& dropout) const {
   const int64_t dropped_rank = dropout.probability > 0 ? trained_rank_ : 0;
+  const bool beside = rank_ > 0 && StandsBeside(dy, dropout);
+  if (beside && wide_.defined()) {
+    MatMulNN(ds, dy, wide_.narrow(0, 0, weight_.rows()).narrow(1, in_, rank_), false);
+    std::vector<FactorProduct> products;
+    for (const Segment& seg : segments_) {
+      if (seg.trained) products.push_back({seg.factors.grad_b, seg.RowsOf(dy), seg.ColumnsOf(s), seg.factors.scaling});
+    }
+    AccumulateEach(products);
+    if (dx.defined()) {
+      const int64_t rows = weight_.rows() + rank_;
+      MatMulNN(dx, Lengthened(dy), wide_.narrow(0, 0, rows).narrow(1, 0, in_), false);
+    }
+    return;
+  }
   for (const Segment& seg : segments_) {
     at::Tensor rows = seg.RowsOf(dy);
     if (seg.magnitude && dropped_rank > 0) rows = (rows * seg.magnitude.gain()).to(dtype_);
@@ -246,7 +319,7 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
     if (seg.trained) AccumulateTN(seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling);
   }
   if (!dx.defined()) return;
-  if (rank_ > 0 && StandsBeside(dropout)) {
+  if (beside) {
     const kernels::Beside columns = {.x = RowsOf(ds), .w = RowsOf(a_)};
     return MatMulNN(dx, dy, {weight_, folded_, {&columns, 1}}, false);
   }
@@ -271,12 +344,18 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
 
 void SideAdapter::BackwardFactors(const at::Tensor& ds, const at::Tensor& x, Arena& arena,
                                   const DropoutKey& dropout) const {
+  if (dropout.probability == 0) {
+    std::vector<FactorProduct> products;
+    for (const Segment& seg : segments_) {
+      if (seg.trained) products.push_back({seg.factors.grad_a, seg.ColumnsOf(ds), x});
+    }
+    return AccumulateEach(products);
+  }
   ArenaScope scope(arena);
-  const bool drop = dropout.probability > 0;
-  const at::Tensor dropped = drop ? arena.Take(x.sizes(), dtype_) : x;
+  const at::Tensor dropped = arena.Take(x.sizes(), dtype_);
   for (size_t i = 0; i < segments_.size() && segments_[i].trained; ++i) {
     const Segment& seg = segments_[i];
-    if (drop) ApplyDropout(x, dropped, SegmentKey(dropout.key, i), dropout.probability);
+    ApplyDropout(x, dropped, SegmentKey(dropout.key, i), dropout.probability);
     AccumulateTN(seg.factors.grad_a, seg.ColumnsOf(ds), dropped, 1);
   }
 }

@@ -1,7 +1,9 @@
 // A group of linear modules with low-rank factors beside them: trained ones and frozen ones (C_t), without touching the
 // base weight. Trained ones are columns, x A^T (scaling B)^T, which lengthen the weight's own product where it can take
-// them (gemm.h), and are products of their own elsewhere; frozen ones are columns too, unless they can be folded into
-// the weight as it is read. Magnitudes (dora.h) scale the outputs on top.
+// them, and are products of their own elsewhere. The CPU's kernels take them beside the weight (gemm.h). Elsewhere the
+// weight stands in a wider matrix [W, scaling B; A, .], so that with s = x A^T and ds = dy (scaling B) in columns
+// behind x and dy the products are y = [x, s] [W, B]^T and dx = [dy, ds] [W; A] ("K-augmentation"). Frozen ones are
+// columns too, unless they can be folded into the weight as it is read. Magnitudes (dora.h) scale the outputs on top.
 #ifndef STRATA_CLIENT_MODEL_SIDE_ADAPTER_H_
 #define STRATA_CLIENT_MODEL_SIDE_ADAPTER_H_
 
@@ -15,6 +17,7 @@
 #include "client/model/dora.h"
 #include "client/model/side_factors.h"
 #include "client/model/weights.h"
+#include "kernels/cuda_ops.h"
 #include "kernels/ops.h"
 
 namespace strata::model {
@@ -28,6 +31,8 @@ struct DropoutKey {
 
 class SideAdapter {
  public:
+  // What columns of so many ranks take of a wide matrix (weights.h, EnsureMargin).
+  static int64_t PaddedRank(int64_t rank);
   SideAdapter() = default;
   // Columns of `group`; the factors' tensors are borrowed views. Trained factors come first. A module's frozen ones add
   // up; a magnitude among them counts for the pristine weight with its own factors.
@@ -38,6 +43,10 @@ class SideAdapter {
   void Finish();
   // Takes the trained factors anew after they changed.
   void Refresh();
+  // The same where what ListCopies names was carried out.
+  void RefreshMagnitudes();
+  // What Refresh copies, for one launch that does it for a whole model. REQUIRES: a CUDA device.
+  void ListCopies(std::vector<kernels::cuda::ScaledCopy>& copies) const;
   // Trained magnitudes become the norms, so that the factors count as without them.
   void ResetMagnitudes();
 
@@ -45,6 +54,8 @@ class SideAdapter {
   bool empty() const { return rank_ == 0; }
   bool trained() const { return trained_rank_ > 0; }
   int64_t rank() const { return rank_; }
+  // Columns that x and dy need behind their own, for s and ds; without them the products are separate.
+  int64_t margin() const { return wide_.defined() ? rank_ : 0; }
 
   // What the forward pass leaves for the backward pass.
   struct Kept {
@@ -59,6 +70,8 @@ class SideAdapter {
   // The gradient of what Forward found in y, from that of what it left there: `dy` itself, or from the arena. Adds to
   // the gradients of the trained magnitudes.
   at::Tensor BackwardMagnitudes(const at::Tensor& dy, const Kept& kept, Arena& arena, const DropoutKey& dropout) const;
+  // Where BackwardInput shall leave ds [tokens, rank]: behind dy where there is room, else from the arena.
+  at::Tensor TakeDs(const at::Tensor& dy, Arena& arena) const;
   // `dy` as BackwardMagnitudes returned it. Adds to the B gradients of the trained factors; ds = dy (scaling B)
   // [tokens, rank]; dx, where it is defined, = the gradient of x.
   void BackwardInput(const at::Tensor& dy, const at::Tensor& s, const at::Tensor& ds, const at::Tensor& dx,
@@ -87,11 +100,16 @@ class SideAdapter {
   void ModuleForward(const Segment& segment, const at::Tensor& x, const at::Tensor& y) const;
   void ModuleBackward(const Segment& segment, const at::Tensor& dy, const at::Tensor& dx) const;
   std::vector<kernels::LowRank> FoldedInto(const Segment& segment) const;
-  // Whether the columns lengthen the weight's product.
-  bool StandsBeside(const DropoutKey& dropout) const;
+  // Whether the columns lengthen the weight's product with `left` (x or dy).
+  bool StandsBeside(const at::Tensor& left, const DropoutKey& dropout) const;
+  bool HasMargin(const at::Tensor& left) const { return left.stride(0) >= left.size(1) + rank_; }
+  // `left` and the columns behind it.
+  at::Tensor Lengthened(const at::Tensor& left) const;
   // To y, which holds the weight's products. Whether trained magnitudes are done with as well.
   bool AddColumns(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                   const DropoutKey& dropout) const;
+  // Forward's end: products before their magnitudes are kept, then scaled.
+  void KeepProducts(const at::Tensor& y, const Kept& kept) const;
   void ForwardDropped(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                       const DropoutKey& dropout) const;
 
@@ -103,12 +121,13 @@ class SideAdapter {
 
   std::vector<LinearModule> modules_;
   HeldMatrix weight_;
+  at::Tensor wide_;  // the weight's; undefined on the CPU
   int64_t in_ = 0;
   at::ScalarType dtype_ = at::kFloat;
   std::vector<std::pair<int, Addition>> frozen_;  // with the index of the module
   std::vector<Segment> segments_;                 // trained, then frozen
   int64_t rank_ = 0, trained_rank_ = 0, z_width_ = 0;
-  at::Tensor a_;  // [rank, in], compute dtype
+  at::Tensor a_;  // [rank, in], compute dtype; of a wide matrix the rows below the weight
   std::vector<kernels::LowRank> folded_;
   // fp32, of all rows: what frozen magnitudes make of the weight's products, 1 + changes (undefined: there are none),
   // and the trained ones' gains.

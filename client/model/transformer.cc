@@ -11,9 +11,14 @@
 #include "absl/strings/str_cat.h"
 #include "client/model/pass.h"
 #include "client/model/processor.h"
+#include "client/model/step_graph.h"
 #include "client/model/torch_guard.h"
 #include "common/runtime/process.h"
 #include "common/status/status_macros.h"
+#ifdef STRATA_CUDA
+#include "client/model/cuda_launch.h"
+#include "kernels/cuda_ops.h"
+#endif
 
 namespace strata::model {
 namespace {
@@ -22,17 +27,25 @@ std::string Shape(const at::Tensor& t) { return absl::StrCat("[", t.size(0), ", 
 
 std::vector<double> NllOfDocuments(Pass& pass, const data::PackedBatch& batch) {
   pass.Forward(/*save=*/false, nullptr);
-  const std::vector<float> nll = pass.Loss(1, /*gradient=*/false);
+  const at::Tensor nll = pass.Loss(/*gradient=*/false).cpu();
+  const auto* next = nll.const_data_ptr<float>();
   std::vector<double> sums;
-  size_t next = 0;
   for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
     double sum = 0;
     for (int32_t t = batch.starts[i]; t < batch.starts[i + 1]; ++t) {
-      if (batch.targets[static_cast<size_t>(t)] >= 0) sum += static_cast<double>(nll[next++]);
+      if (batch.targets[static_cast<size_t>(t)] >= 0) sum += static_cast<double>(*next++);
     }
     sums.push_back(sum);
   }
   return sums;
+}
+
+double SumOf(const at::Tensor& nll) {
+  const at::Tensor host = nll.cpu();
+  const auto* values = host.const_data_ptr<float>();
+  double sum = 0;
+  for (int64_t i = 0; i < host.numel(); ++i) sum += static_cast<double>(values[i]);
+  return sum;
 }
 
 CachedRows RowsBehind(KvCache& cache, const std::vector<Continuation>& continuations) {
@@ -42,6 +55,20 @@ CachedRows RowsBehind(KvCache& cache, const std::vector<Continuation>& continuat
 }
 
 }  // namespace
+
+Transformer::Transformer(std::unique_ptr<ModelFiles> files, at::Device device)
+    : files_(std::move(files)), arena_(device), turn_tables_(device) {
+#ifdef STRATA_CUDA
+  if (device.is_cuda()) graphs_ = std::make_shared<StepGraphs>(config(), arena_, turn_tables_, device);
+#endif
+}
+
+size_t Transformer::recorded_steps() const {
+#ifdef STRATA_CUDA
+  if (graphs_ != nullptr) return graphs_->recorded();
+#endif
+  return 0;
+}
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(std::unique_ptr<ModelFiles> files,
                                                                const config::Precision& precision, at::Device device,
@@ -82,7 +109,56 @@ absl::StatusOr<Weights::Place> Transformer::Locate(const NamedFactors& named) co
   return place;
 }
 
+// Where weights stand in wide matrices: room for all columns.
+absl::Status Transformer::MakeRoom() {
+  if (device().is_cpu()) return absl::OkStatus();
+  std::vector<std::array<int64_t, kNumGroups>> ranks(weights_.layers.size());
+  for (const auto* list : {&trained_, &side_base_}) {
+    for (const NamedFactors& named : *list) {
+      STRATA_ASSIGN_OR_RETURN(const Weights::Place place, Locate(named));
+      ranks[static_cast<size_t>(place.layer)][static_cast<size_t>(place.group)] += named.factors.a.size(0);
+    }
+  }
+  for (size_t l = 0; l < ranks.size(); ++l) {
+    for (size_t g = 0; g < kNumGroups; ++g) {
+      LinearGroup& group = weights_.layers[l].groups[g];
+      if (HasMargin(group, SideAdapter::PaddedRank(ranks[l][g]))) continue;
+      // The adapter there would hold on to the weight where it was.
+      const auto bare = [&] {
+        if (!sides_.empty()) sides_[l][g] = SideAdapter(group, weights_.activation_type);
+      };
+      if (!sides_.empty()) sides_[l][g] = SideAdapter();
+      try {
+        EnsureMargin(group, SideAdapter::PaddedRank(ranks[l][g]));
+      } catch (...) {
+        bare();
+        throw;
+      }
+      bare();
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Transformer::ListCopies() {
+  copies_ = at::Tensor();
+#ifdef STRATA_CUDA
+  if (!device().is_cuda()) return;
+  std::vector<kernels::cuda::ScaledCopy> copies;
+  for (const auto& layer : sides_) {
+    for (const SideAdapter& side : layer) side.ListCopies(copies);
+  }
+  if (copies.empty()) return;
+  const auto bytes = static_cast<int64_t>(copies.size() * sizeof(copies.front()));
+  copies_ = at::from_blob(copies.data(), {bytes}, at::kByte).to(device());
+#endif
+}
+
 absl::Status Transformer::Rebuild() {
+#ifdef STRATA_CUDA
+  if (graphs_ != nullptr) graphs_->Clear();
+#endif
+  STRATA_RETURN_IF_ERROR(MakeRoom());
   std::vector<std::array<SideAdapter, kNumGroups>> sides(weights_.layers.size());
   for (size_t l = 0; l < sides.size(); ++l) {
     for (size_t g = 0; g < kNumGroups; ++g)
@@ -99,6 +175,7 @@ absl::Status Transformer::Rebuild() {
     for (SideAdapter& side : layer) side.Finish();
   }
   sides_ = std::move(sides);
+  ListCopies();
   return absl::OkStatus();
 }
 
@@ -149,8 +226,18 @@ absl::Status Transformer::SetTrained(const std::vector<NamedFactors>& trained) {
 
 void Transformer::RefreshTrained() {
   c10::InferenceMode inference;
+#ifdef STRATA_CUDA
+  if (copies_.defined()) {
+    const auto count = copies_.numel() / static_cast<int64_t>(sizeof(kernels::cuda::ScaledCopy));
+    const kernels::Type type = weights_.activation_type == at::kFloat ? kernels::Type::kF32 : kernels::Type::kBF16;
+    Launch(copies_, [&](void* stream) {
+      return kernels::cuda::CopyScaled(static_cast<const kernels::cuda::ScaledCopy*>(copies_.const_data_ptr()), count,
+                                       type, stream);
+    });
+  }
+#endif
   for (auto& layer : sides_) {
-    for (SideAdapter& side : layer) side.Refresh();
+    for (SideAdapter& side : layer) copies_.defined() ? side.RefreshMagnitudes() : side.Refresh();
   }
 }
 
@@ -182,17 +269,34 @@ absl::Status Transformer::Check(const data::PackedBatch& batch) const {
   return absl::OkStatus();
 }
 
+// Large steps keep the device busy by themselves, and padding would cost them more than it spares.
+bool Transformer::Recordable(const data::PackedBatch& batch, const DropoutKey& dropout) const {
+  constexpr double kMostFlops = 1e13;
+  const ModelConfig& c = config();
+  const AttentionShape attention = {
+      .num_heads = c.num_heads, .num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .softcap = c.attention_softcap};
+  const double flops = 2 * static_cast<double>(weights_.resident_bytes) * static_cast<double>(batch.ids.size());
+  return graphs_ != nullptr && dropout.probability == 0 && flops < kMostFlops &&
+         c.rope.scaling != RopeScaling::kDynamic &&
+         ReadsDocumentsOnDevice(attention, weights_.activation_type, device());
+}
+
 absl::StatusOr<double> Transformer::TrainStep(const data::PackedBatch& batch, double scale, const DropoutKey& dropout,
                                               bool recompute) {
   STRATA_RETURN_IF_ERROR(Check(batch));
   return TorchGuard("training step", [&]() -> absl::StatusOr<double> {
     c10::InferenceMode inference;
-    Pass pass({config(), weights_, sides_, arena_, dropout, recompute}, batch);
-    pass.Forward(/*save=*/true, nullptr);
-    double sum = 0;
-    for (const float nll : pass.Loss(scale, /*gradient=*/true)) sum += static_cast<double>(nll);
-    pass.Backward();
-    return sum;
+    const auto step = [&](const PassInputs& inputs) {
+      Pass pass({config(), weights_, sides_, arena_, dropout, recompute}, inputs);
+      pass.Forward(/*save=*/true, nullptr);
+      at::Tensor nll = pass.Loss(/*gradient=*/true);
+      pass.Backward();
+      return nll;
+    };
+#ifdef STRATA_CUDA
+    if (Recordable(batch, dropout)) return SumOf(graphs_->Run(batch, scale, recompute, step));
+#endif
+    return SumOf(step(InputsOf(batch, scale)));
   });
 }
 
@@ -200,7 +304,8 @@ absl::StatusOr<std::vector<double>> Transformer::Evaluate(const data::PackedBatc
   STRATA_RETURN_IF_ERROR(Check(batch));
   return TorchGuard("evaluation", [&]() -> absl::StatusOr<std::vector<double>> {
     c10::InferenceMode inference;
-    Pass pass({config(), weights_, sides_, arena_, {}}, batch);
+    const PassInputs inputs = InputsOf(batch);
+    Pass pass({config(), weights_, sides_, arena_, {}}, inputs);
     return NllOfDocuments(pass, batch);
   });
 }
@@ -209,7 +314,8 @@ absl::StatusOr<Inspection> Transformer::Inspect(const data::PackedBatch& batch) 
   STRATA_RETURN_IF_ERROR(Check(batch));
   return TorchGuard("inspection", [&]() -> absl::StatusOr<Inspection> {
     c10::InferenceMode inference;
-    Pass pass({config(), weights_, sides_, arena_, {}}, batch);
+    const PassInputs inputs = InputsOf(batch);
+    Pass pass({config(), weights_, sides_, arena_, {}}, inputs);
     Inspection out;
     pass.Forward(/*save=*/false, &out.hidden);
     out.hidden.back() = pass.FinalHidden();
@@ -249,7 +355,8 @@ absl::StatusOr<at::Tensor> Transformer::Continue(const std::vector<Continuation>
   return TorchGuard("decoding", [&]() -> absl::StatusOr<at::Tensor> {
     c10::InferenceMode inference;
     const CachedRows rows = RowsBehind(cache, continuations);
-    Pass pass({config(), weights_, sides_, arena_, {}, false, &rows}, batch);
+    const PassInputs inputs = InputsOf(batch);
+    Pass pass({config(), weights_, sides_, arena_, {}, false, &rows}, inputs);
     pass.Forward(/*save=*/false, nullptr);
     rows.Keep(batch.starts);
     const at::Tensor hidden = pass.FinalHidden();
@@ -265,7 +372,8 @@ absl::StatusOr<std::vector<double>> Transformer::EvaluateBehind(const std::vecto
   return TorchGuard("evaluation", [&]() -> absl::StatusOr<std::vector<double>> {
     c10::InferenceMode inference;
     const CachedRows rows = RowsBehind(cache, continuations);
-    Pass pass({config(), weights_, sides_, arena_, {}, false, &rows}, batch);
+    const PassInputs inputs = InputsOf(batch);
+    Pass pass({config(), weights_, sides_, arena_, {}, false, &rows}, inputs);
     return NllOfDocuments(pass, batch);
   });
 }

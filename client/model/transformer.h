@@ -17,11 +17,14 @@
 #include "client/model/arena.h"
 #include "client/model/kv_cache.h"
 #include "client/model/model_files.h"
+#include "client/model/pass_inputs.h"
 #include "client/model/side_adapter.h"
 #include "client/model/weights.h"
 #include "common/config/options.h"
 
 namespace strata::model {
+
+class StepGraphs;
 
 struct NamedFactors {
   std::string module;
@@ -62,6 +65,8 @@ class Transformer {
   const ModelConfig& config() const { return files_->config(); }
   const ModelFiles& files() const { return *files_; }
   at::Device device() const { return weights_.embedding.device(); }
+  // Shapes of training steps whose launches are recorded; 0 but on a CUDA device.
+  size_t recorded_steps() const;
   size_t resident_bytes() const { return weights_.resident_bytes; }
 
   // Sets C_t (several factors of one module add up), replacing the one before; merged modules are first read again from
@@ -96,21 +101,32 @@ class Transformer {
   absl::StatusOr<std::vector<double>> EvaluateBehind(const std::vector<Continuation>& continuations, KvCache& cache);
 
  private:
-  explicit Transformer(std::unique_ptr<ModelFiles> files, at::Device device)
-      : files_(std::move(files)), arena_(device) {}
+  Transformer(std::unique_ptr<ModelFiles> files, at::Device device);
+  // Whether a step's launches may be recorded and are worth it.
+  bool Recordable(const data::PackedBatch& batch, const DropoutKey& dropout) const;
   absl::Status Check(const data::PackedBatch& batch) const;
+  PassInputs InputsOf(const data::PackedBatch& batch, double scale = 1) {
+    return {batch, scale, config(), device(), turn_tables_, {}};
+  }
   absl::StatusOr<data::PackedBatch> PackBehind(const KvCache& cache,
                                                const std::vector<Continuation>& continuations) const;
   absl::StatusOr<Weights::Place> Locate(const NamedFactors& factors) const;
   absl::Status Merge(const std::vector<NamedFactors>& base);
   absl::Status Rebuild();
+  absl::Status MakeRoom();
+  void ListCopies();
 
   std::unique_ptr<ModelFiles> files_;
   Weights weights_;
   Arena arena_;
+  TurnTables turn_tables_;
+  std::shared_ptr<StepGraphs> graphs_;  // of training steps; in a build with STRATA_CUDA on its devices
   std::vector<NamedFactors> side_base_, trained_;
   std::vector<std::string> merged_;
   std::vector<std::array<SideAdapter, kNumGroups>> sides_;
+  // In a build with STRATA_CUDA on its devices: kernels::cuda::ScaledCopy[], what brings all trained factors up to
+  // date.
+  at::Tensor copies_;
 };
 
 // "cpu", "cuda:N", "auto" -> a device that works. For cuda LibTorch's CUDA library is loaded at run time.

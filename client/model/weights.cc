@@ -17,6 +17,7 @@ namespace strata::model {
 namespace {
 
 constexpr size_t kAlignment = 64;
+constexpr int64_t kUsualRank = 16;  // of an adapter: what a wide matrix has room for from the beginning
 
 // Hands out pieces of one allocation, and reads tensors into them.
 class Loader {
@@ -28,6 +29,7 @@ class Loader {
         device_(device) {}
 
   void Reserve() {
+    if (!device_.is_cpu()) return;  // LibTorch's allocator lays pieces out there, and takes them back one by one
     size_t bytes = 0;
     // No tensor is in more than two pieces.
     for (const ExpectedTensor& t : ExpectedTensors(files_.config())) bytes += HeldBytes(t, precision_) + 2 * kAlignment;
@@ -37,9 +39,10 @@ class Loader {
   at::Tensor Take(at::IntArrayRef shape, at::ScalarType type) {
     size_t bytes = at::elementSize(type);
     for (const int64_t n : shape) bytes *= static_cast<size_t>(n);
-    at::Tensor out = memory_.narrow(0, static_cast<int64_t>(used_), static_cast<int64_t>(bytes)).view(type).view(shape);
+    const auto first = static_cast<int64_t>(used_);
     used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    return out;
+    if (!device_.is_cpu()) return at::empty(shape, at::TensorOptions().dtype(type).device(device_));
+    return memory_.narrow(0, first, static_cast<int64_t>(bytes)).view(type).view(shape);
   }
 
   absl::Status Read(const std::string& name, const at::Tensor& out) {
@@ -81,7 +84,14 @@ class Loader {
       group.modules.push_back({.name = name, .first_row = rows, .rows = count});
       rows += count;
     }
-    STRATA_ASSIGN_OR_RETURN(group.weight, Weight(group.modules, rows, in));
+    if (!device_.is_cpu()) {
+      const auto margin = kUsualRank * static_cast<int64_t>(modules.size());
+      group.wide = Take({rows + margin, in + margin}, dtype_);
+      group.weight = group.wide.narrow(0, 0, rows).narrow(1, 0, in);
+      STRATA_RETURN_IF_ERROR(ReadModules(group.modules, group.weight.tensor()));
+    } else {
+      STRATA_ASSIGN_OR_RETURN(group.weight, Weight(group.modules, rows, in));
+    }
     if (!bias) return group;
     group.bias = Take({rows}, at::kFloat);
     for (const LinearModule& m : group.modules)
@@ -96,9 +106,14 @@ class Loader {
     if (precision_.base == config::BaseDType::kNf4) return Nf4Weight(modules, cols);
     if (precision_.base == config::BaseDType::kInt8) return Int8Weight(modules, rows, cols);
     const at::Tensor weight = Take({rows, cols}, dtype_);
+    STRATA_RETURN_IF_ERROR(ReadModules(modules, weight));
+    return HeldMatrix(weight);
+  }
+
+  absl::Status ReadModules(const std::vector<LinearModule>& modules, const at::Tensor& weight) {
     for (const LinearModule& m : modules)
       STRATA_RETURN_IF_ERROR(Read(m.name + ".weight", weight.narrow(0, m.first_row, m.rows)));
-    return HeldMatrix(weight);
+    return absl::OkStatus();
   }
 
   absl::StatusOr<HeldMatrix> Int8Weight(const std::vector<LinearModule>& modules, int64_t rows, int64_t cols) {
@@ -204,6 +219,20 @@ absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, const config::Preci
     weights.resident_bytes = loader.bytes();
     return weights;
   });
+}
+
+bool HasMargin(const LinearGroup& group, int64_t ranks) {
+  return !group.wide.defined() || group.wide.size(0) - group.weight.rows() >= ranks;
+}
+
+void EnsureMargin(LinearGroup& group, int64_t ranks) {
+  if (HasMargin(group, ranks)) return;
+  const int64_t rows = group.weight.rows();
+  const at::Tensor wide = at::empty({rows + ranks, group.in + ranks}, group.wide.options());
+  const at::Tensor weight = wide.narrow(0, 0, rows).narrow(1, 0, group.in);
+  weight.copy_(group.weight.tensor());
+  group.wide = wide;
+  group.weight = weight;
 }
 
 absl::Status ReloadModule(const ModelFiles& files, const LinearModule& module, LinearGroup& group) {

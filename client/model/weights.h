@@ -28,7 +28,10 @@ struct LinearModule {
 // Linear modules that read the same input, as one matrix.
 struct LinearGroup {
   HeldMatrix weight;  // [sum of rows, in]
-  at::Tensor bias;    // fp32 [sum of rows]; undefined where there is none
+  // Not on the CPU: [sum of rows + margin, in + margin], whose first rows and columns the weight is. The rest is an
+  // adapter's (side_adapter.h).
+  at::Tensor wide;
+  at::Tensor bias;  // fp32 [sum of rows]; undefined where there is none
   int64_t in = 0;
   std::vector<LinearModule> modules;
 };
@@ -63,6 +66,10 @@ struct Weights {
 // transposed. Each module is quantised on its own. Errors: those of ModelFiles::ReadRows; RESOURCE_EXHAUSTED: memory.
 // REQUIRES: a CPU where the precision is quantised.
 absl::StatusOr<Weights> LoadWeights(const ModelFiles& files, const config::Precision& precision, at::Device device);
+// Whether there is room for columns of `ranks` altogether beside a group, or it stands in no wide matrix.
+bool HasMargin(const LinearGroup& group, int64_t ranks);
+// Makes it. The weight moves; what was there before stays as long as somebody holds it.
+void EnsureMargin(LinearGroup& group, int64_t ranks);
 // Reads one linear module's rows again, as the files have them. REQUIRES: not quantised.
 absl::Status ReloadModule(const ModelFiles& files, const LinearModule& module, LinearGroup& group);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "client/model/family.h"
+#include "client/model/loss.h"
 #include "client/model/model_tensors.h"
 #include "client/model/processor.h"
 #include "common/status/cat.h"
@@ -16,8 +17,8 @@ constexpr uint64_t kTokenizerBytesPerToken = 500;
 // Attention's backward pass through ATen: gradients of expanded heads, their sums, contiguous copies; in widths of the
 // attention's output.
 constexpr uint64_t kAttentionTemporaries = 12;
-// As model/loss.cc: logits at once.
-constexpr uint64_t kLogitElements = uint64_t{12} << 20;
+// On a CUDA device, in LibTorch's allocator: workspaces of the products and of the factors' gradients, rotary tables.
+constexpr uint64_t kDeviceBytes = uint64_t{64} << 20;
 
 // Elements per token.
 struct Widths {
@@ -49,15 +50,17 @@ Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& tar
   return w;
 }
 
+bool OnDevice(const config::TrainOptions& options) { return options.device.starts_with("cuda"); }
+
 uint64_t ElementBytes(const config::TrainOptions& options) {
   if (options.dtype == config::ComputeDType::kFp32 || options.precision().quantised()) return 4;
-  return model::PrepareProcessor() == model::Bf16Gemm::kNative || options.device.starts_with("cuda") ? 2 : 4;
+  return model::PrepareProcessor() == model::Bf16Gemm::kNative || OnDevice(options) ? 2 : 4;
 }
 
 // What the base may be held in, in the order of trying.
 std::vector<config::BaseDType> BasesOf(const config::TrainOptions& options) {
   std::vector<config::BaseDType> bases = {options.precision().base};
-  if (options.base_dtype.has_value() || options.device.starts_with("cuda")) return bases;
+  if (options.base_dtype.has_value() || OnDevice(options)) return bases;
   for (const auto base : {config::BaseDType::kBf16, config::BaseDType::kInt8, config::BaseDType::kNf4}) {
     if (base > bases.back()) bases.push_back(base);
   }
@@ -81,7 +84,9 @@ uint64_t Activations(const model::ModelConfig& config, const PlannedRun& run, co
   // Magnitudes have both gradients of a block's groups scaled, and multiply a module's with what they scaled.
   if (w.scaled > 0) backward += element * (w.hidden + std::max(w.gate_up, w.qkv)) + sizeof(float) * w.intermediate;
   const auto vocabulary = static_cast<uint64_t>(config.vocab_size);
-  const uint64_t chunk = std::min(std::max<uint64_t>(kLogitElements / vocabulary, 16), tokens);
+  const auto at_once =
+      static_cast<uint64_t>(OnDevice(run.options) ? model::kLogitsAtOnceOnDevice : model::kLogitsAtOnce);
+  const uint64_t chunk = std::min(std::max<uint64_t>(at_once / vocabulary, 16), tokens);
   return tokens * (kept + stream + loss + backward) + element * chunk * vocabulary;
 }
 
@@ -101,7 +106,9 @@ MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const
   const uint64_t buffers = run.options.on_non_finite == config::NonFinitePolicy::kHalveScale ? 7 : 4;
   needs.adapter = NumParameters(run.targets) * (4 * buffers + ElementBytes(run.options));
   needs.activations = Activations(model.config(), run, shape);
-  needs.fixed = kProgramBytes + kTokenizerBytesPerToken * static_cast<uint64_t>(model.config().vocab_size);
+  needs.fixed = OnDevice(run.options)
+                    ? kDeviceBytes
+                    : kProgramBytes + kTokenizerBytesPerToken * static_cast<uint64_t>(model.config().vocab_size);
   return needs;
 }
 

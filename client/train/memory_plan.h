@@ -27,7 +27,7 @@ struct MemoryNeeds {
   uint64_t weights = 0;      // the resident copy
   uint64_t adapter = 0;      // factors, gradients, moments, the copies that the products read
   uint64_t activations = 0;  // what the passes take from the arena, and ATen's temporaries beside it
-  uint64_t fixed = 0;        // program, libraries, tokenizer
+  uint64_t fixed = 0;        // program, libraries, tokenizer; of a device its workspaces
   uint64_t peak() const { return weights + adapter + activations + fixed; }
 };
 

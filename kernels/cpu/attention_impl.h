@@ -8,6 +8,7 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/exp.h"
 
+// NOLINTBEGIN(misc-definitions-in-headers,modernize-use-using): each including file is an instruction set of its own
 namespace strata::kernels {
 namespace {
 
@@ -295,3 +296,4 @@ constexpr AttentionOps kAttentionTable = {
 const AttentionOps& STRATA_ATTENTION_OPS() { return kAttentionTable; }
 
 }  // namespace strata::kernels
+// NOLINTEND(misc-definitions-in-headers,modernize-use-using)

@@ -12,6 +12,7 @@
 #include "kernels/cpu/mat_mul.h"
 #include "kernels/cpu/widen.h"
 
+// NOLINTBEGIN(misc-definitions-in-headers,modernize-use-using): each including file is an instruction set of its own
 namespace strata::kernels {
 namespace {
 
@@ -430,3 +431,4 @@ constexpr MatMulOps kTable = {
 const MatMulOps& STRATA_MAT_MUL_OPS() { return kTable; }
 
 }  // namespace strata::kernels
+// NOLINTEND(misc-definitions-in-headers,modernize-use-using)

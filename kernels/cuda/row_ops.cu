@@ -353,6 +353,14 @@ __global__ void AddKernel(View<T> x, View<T> delta, int64_t rows, int cols) {
 }
 
 template <typename T, int V>
+__global__ void CopyKernel(View<T> from, View<T> to, int64_t rows, int cols) {
+  const Place place = PlaceOf<V>(rows, cols / V);
+  if (!place.inside) return;
+  *reinterpret_cast<Packed<T, V>*>(to.Row(place.row) + place.col) =
+      *reinterpret_cast<const Packed<T, V>*>(from.Row(place.row) + place.col);
+}
+
+template <typename T, int V>
 __global__ void GatherKernel(View<T> table, const int32_t* index, View<T> out, int64_t rows, int cols) {
   const Place place = PlaceOf<V>(rows, cols / V);
   if (!place.inside) return;
@@ -623,6 +631,17 @@ int CrossEntropy(const Rows& logits, const int32_t* targets, const LossOptions& 
     constexpr int V = decltype(places)::kWidth;
     CrossEntropyKernel<T, V><<<static_cast<unsigned>(logits.rows), RowThreads(logits.cols, V), 0, StreamOf(stream)>>>(
         ViewOf<T>(logits), args);
+    return cudaGetLastError();
+  });
+}
+
+int Copy(const Rows& from, const Rows& to, void* stream) {
+  if (to.rows == 0) return cudaSuccess;
+  return Dispatch({&from, &to}, to.cols, [&](auto places) -> int {
+    using T = typename decltype(places)::Type;
+    constexpr int V = decltype(places)::kWidth;
+    CopyKernel<T, V><<<FlatBlocks(to.rows * to.cols / V), kFlatThreads, 0, StreamOf(stream)>>>(
+        ViewOf<T>(from), ViewOf<T>(to), to.rows, static_cast<int>(to.cols));
     return cudaGetLastError();
   });
 }

@@ -264,6 +264,19 @@ TEST_P(RowOpsCuda, GatherAndScatter) {
   EXPECT_EQ(table.Difference(), 0);
 }
 
+TEST_P(RowOpsCuda, Copies) {
+  Matrix from = Make(0);
+  Matrix to = Make(1);
+  const Rows here = from.Here();
+  const int64_t size = here.type == Type::kF32 ? 4 : 2;
+  for (int64_t r = 0; r < here.rows; ++r) {
+    std::memcpy(static_cast<uint8_t*>(to.Here().data) + r * here.stride * size,
+                static_cast<uint8_t*>(here.data) + r * here.stride * size, static_cast<size_t>(here.cols * size));
+  }
+  EXPECT_LAUNCHED(cuda::Copy(from.There(), to.There(), nullptr));
+  EXPECT_EQ(to.Difference(), 0);
+}
+
 TEST_P(RowOpsCuda, ScaledCopies) {
   const Shape& s = GetParam();
   Matrix out = Make(1);

@@ -1,0 +1,133 @@
+// Gradients of factors on a CUDA device against sums in double.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/cuda_ops.h"
+
+namespace strata::kernels {
+namespace {
+
+float Widened(uint16_t half) {
+  const uint32_t wide = static_cast<uint32_t>(half) << 16;
+  float value = 0;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+// bf16 [rows, cols] with `stride` elements between rows, here and on the device.
+struct Matrix {
+  Matrix(int64_t rows, int64_t cols, int64_t stride, double phase) : rows(rows), cols(cols), stride(stride) {
+    std::vector<float> values(static_cast<size_t>(rows * stride));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<float>(std::sin(static_cast<double>(i) * 0.7310001 + phase));
+    host.resize(values.size());
+    RoundToBf16(values.data(), host.data(), static_cast<int64_t>(values.size()));
+    EXPECT_EQ(cudaMalloc(&device, host.size() * 2), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(device, host.data(), host.size() * 2, cudaMemcpyHostToDevice), cudaSuccess);
+  }
+  ~Matrix() { cudaFree(device); }
+  Matrix(const Matrix&) = delete;
+  Matrix& operator=(const Matrix&) = delete;
+  // Columns [first, first + count).
+  Rows View(int64_t first, int64_t count) const {
+    return {.data = static_cast<uint16_t*>(device) + first,
+            .type = Type::kBF16,
+            .rows = rows,
+            .cols = count,
+            .stride = stride};
+  }
+  double At(int64_t row, int64_t col) const {
+    return static_cast<double>(Widened(host[static_cast<size_t>(row * stride + col)]));
+  }
+  int64_t rows, cols, stride;
+  std::vector<uint16_t> host;
+  void* device = nullptr;
+};
+
+struct Part {
+  int64_t first_wide, cols, first_narrow, rank;
+  bool along_rank;  // out [cols, rank], else [rank, cols]
+};
+
+struct Case {
+  int64_t tokens, cols, rank;
+  std::vector<Part> parts;
+};
+
+class FactorGradientsCuda : public ::testing::TestWithParam<Case> {};
+
+TEST_P(FactorGradientsCuda, AreTheSums) {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) GTEST_SKIP() << "no CUDA device here";
+  const Case& c = GetParam();
+  const Matrix wide(c.tokens, c.cols, c.cols + 16, 0.1);
+  const Matrix narrow(c.tokens, c.rank, c.rank + 8, 0.5);
+  void* workspace = nullptr;
+  ASSERT_EQ(cudaMalloc(&workspace, cuda::kFactorWorkspace), cudaSuccess);
+  ASSERT_EQ(cudaMemset(workspace, 0, cuda::kFactorWorkspace), cudaSuccess);
+  std::vector<float*> outs;
+  std::vector<cuda::FactorGradient> tasks;
+  for (const Part& p : c.parts) {
+    const auto bytes = static_cast<size_t>(p.cols * p.rank) * sizeof(float);
+    float* out = nullptr;
+    ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&out), bytes), cudaSuccess);
+    ASSERT_EQ(cudaMemset(out, 0, bytes), cudaSuccess);
+    outs.push_back(out);
+    tasks.push_back({.wide = wide.View(p.first_wide, p.cols),
+                     .narrow = narrow.View(p.first_narrow, p.rank),
+                     .out = out,
+                     .wide_step = p.along_rank ? p.rank : 1,
+                     .narrow_step = p.along_rank ? 1 : p.cols,
+                     .scale = 0.5F});
+    ASSERT_TRUE(cuda::TakesFactors(tasks.back()));
+  }
+  // Twice: it adds, and leaves the workspace as it was.
+  for (int round = 1; round <= 2; ++round) {
+    ASSERT_EQ(cuda::AccumulateFactors(tasks.data(), static_cast<int64_t>(tasks.size()), workspace, nullptr), 0);
+    for (size_t i = 0; i < c.parts.size(); ++i) {
+      const Part& p = c.parts[i];
+      std::vector<float> got(static_cast<size_t>(p.cols * p.rank));
+      ASSERT_EQ(cudaMemcpy(got.data(), outs[i], got.size() * sizeof(float), cudaMemcpyDeviceToHost), cudaSuccess);
+      for (int64_t col = 0; col < p.cols; ++col) {
+        for (int64_t r = 0; r < p.rank; ++r) {
+          double sum = 0;
+          for (int64_t t = 0; t < c.tokens; ++t)
+            sum += wide.At(t, p.first_wide + col) * narrow.At(t, p.first_narrow + r);
+          const auto at = static_cast<size_t>(p.along_rank ? col * p.rank + r : r * p.cols + col);
+          const double size = std::sqrt(static_cast<double>(c.tokens));
+          ASSERT_NEAR(got[at], 0.5 * round * sum, 2e-6 * size + 1e-5) << i << " " << col << " " << r;
+        }
+      }
+    }
+  }
+  for (float* out : outs) cudaFree(out);
+  cudaFree(workspace);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, FactorGradientsCuda,
+    ::testing::Values(Case{50, 64, 8, {{0, 64, 0, 8, true}}},
+                      Case{200, 72, 48, {{0, 24, 0, 16, true}, {24, 24, 16, 16, true}, {48, 24, 32, 16, true}}},
+                      Case{700, 136, 48, {{0, 136, 0, 16, false}, {0, 136, 16, 24, false}, {0, 136, 40, 8, false}}},
+                      Case{2048, 256, 64, {{0, 256, 0, 64, true}, {0, 256, 0, 64, false}}}));
+
+TEST(FactorGradients, RaggedOnesAreLeftToOthers) {
+  uint16_t memory[64] = {};
+  const Rows even = {.data = memory, .type = Type::kBF16, .rows = 1, .cols = 16, .stride = 16};
+  Rows odd = even;
+  odd.cols = 12;
+  EXPECT_FALSE(cuda::TakesFactors({.wide = even, .narrow = odd}));
+  odd = even;
+  odd.data = memory + 1;
+  EXPECT_FALSE(cuda::TakesFactors({.wide = odd, .narrow = even}));
+  odd = even;
+  odd.type = Type::kF32;
+  EXPECT_FALSE(cuda::TakesFactors({.wide = odd, .narrow = odd}));
+}
+
+}  // namespace
+}  // namespace strata::kernels
