@@ -54,7 +54,7 @@ CudaFound AskDriver(int index) {
 // LibTorch's CUDA side registers itself when its library is loaded.
 absl::Status LoadCudaLibrary() {
   if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    const char* reason = dlerror();
+    const char* reason = dlerror();  // NOLINT(concurrency-mt-unsafe): the text is its thread's own
     return absl::FailedPreconditionError(absl::StrCat("device cuda: libtorch_cuda.so cannot be loaded (",
                                                       reason == nullptr ? "no reason given" : reason,
                                                       "); run deploy/setup.sh --cuda, or set "

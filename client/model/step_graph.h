@@ -43,7 +43,7 @@ class StepGraphs {
   struct Shape {
     int64_t tokens = 0, documents = 0, longest = 0, loss_rows = 0;
     bool recompute = false;
-    auto operator<=>(const Shape&) const = default;
+    auto operator<=>(const Shape&) const = default;  // NOLINT(modernize-use-nullptr): the 0 is the compiler's
   };
   struct Entry;
   static Shape ShapeOf(const data::PackedBatch& batch, bool recompute);

@@ -50,6 +50,7 @@ double SumOf(const at::Tensor& nll) {
 
 CachedRows RowsBehind(KvCache& cache, const std::vector<Continuation>& continuations) {
   std::vector<size_t> sequences;
+  sequences.reserve(continuations.size());
   for (const Continuation& c : continuations) sequences.push_back(c.sequence);
   return {cache, std::move(sequences)};
 }
