@@ -1,5 +1,6 @@
 // Matrix products of the step. fp32 activations on the CPU: our own kernel, which reads bf16 weights as they lie and
-// adds low-rank factors to them on the way (kernels/ops.h, Product). Everything else: ATen.
+// adds low-rank factors to them on the way (kernels/ops.h, Product). Gradients of factors on a CUDA device: ours too
+// (kernels/cuda_ops.h). Everything else: ATen.
 #ifndef STRATA_CLIENT_MODEL_GEMM_H_
 #define STRATA_CLIENT_MODEL_GEMM_H_
 

@@ -1,6 +1,6 @@
-// Fused row operations on tensors: strata::kernels on the CPU, compositions of LibTorch's own ops elsewhere. Formulas
-// as in kernels/ops.h. Matrices are two-dimensional with unit stride along a row, fp32 or bf16; weights, biases, tables
-// and rstd are fp32.
+// Fused row operations on tensors: strata::kernels on the CPU and, in a build with STRATA_CUDA, on its devices;
+// compositions of LibTorch's own ops elsewhere (row_ops.h). Formulas as in kernels/ops.h. Matrices are two-dimensional
+// with unit stride along a row, fp32 or bf16; weights, biases, tables and rstd are fp32.
 #ifndef STRATA_CLIENT_MODEL_OPS_H_
 #define STRATA_CLIENT_MODEL_OPS_H_
 

@@ -79,7 +79,8 @@ void SideAdapter::Finish() {
   }
   if (rank_ == 0) return;
   if (wide_.defined()) {
-    rank_ = PaddedRank(rank_);  // zeros behind the last one: rows stay aligned
+    padding_ = PaddedRank(rank_) - rank_;  // zeros: rows stay aligned
+    rank_ += padding_;
     a_ = wide_.narrow(0, weight_.rows(), rank_).narrow(1, 0, in_);
     a_.zero_();
     wide_.narrow(0, 0, weight_.rows()).narrow(1, in_, rank_).zero_();
@@ -312,6 +313,7 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
     }
     return;
   }
+  if (padding_ > 0) ds.narrow(1, rank_ - padding_, padding_).zero_();
   for (const Segment& seg : segments_) {
     at::Tensor rows = seg.RowsOf(dy);
     if (seg.magnitude && dropped_rank > 0) rows = (rows * seg.magnitude.gain()).to(dtype_);

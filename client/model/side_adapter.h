@@ -126,7 +126,8 @@ class SideAdapter {
   at::ScalarType dtype_ = at::kFloat;
   std::vector<std::pair<int, Addition>> frozen_;  // with the index of the module
   std::vector<Segment> segments_;                 // trained, then frozen
-  int64_t rank_ = 0, trained_rank_ = 0, z_width_ = 0;
+  // rank_ counts what pads a wide matrix's columns too, behind the last segment's.
+  int64_t rank_ = 0, padding_ = 0, trained_rank_ = 0, z_width_ = 0;
   at::Tensor a_;  // [rank, in], compute dtype; of a wide matrix the rows below the weight
   std::vector<kernels::LowRank> folded_;
   // fp32, of all rows: what frozen magnitudes make of the weight's products, 1 + changes (undefined: there are none),
