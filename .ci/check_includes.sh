@@ -29,6 +29,7 @@ libraries='
 ^pcre2\.h                     ^client/data/|^common/adapter/
 ^unicode/                     ^client/data/
 ^zstd\.h                      ^client/data/
+^(arrow|parquet)/             ^client/data/parquet_rows\.cc
 ^CLI/                         ^(server/(main\.cc|ctl/)|client/(main\.cc|commands\.h|cmd_)|deploy/simulator/)
 ^(ATen|c10|torch)/            ^client/(model|peft|train)/
 ^(cuda|cublas|cusolver)       ^(kernels|client/(model|peft|train))/

@@ -208,10 +208,10 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
       "eval", "Loss of a model on rows, or its accuracy on multiple choice, with or without adapters");
   command->add_option("--model", flags->model, "Model folder, GGUF file, or org/name in the HF cache")->required();
   command->add_option("--data", flags->data,
-                      "JSONL file (also .zst), scored by its mean loss; several one after another");
+                      "JSONL (also .zst) or Parquet file, scored by its mean loss; several one after another");
   command->add_option(
       "--choices", flags->choices,
-      "JSONL file (also .zst) of {\"question\", \"choices\": [TEXT, ..], \"answer\": INDEX}: does the model "
+      "JSONL (also .zst) or Parquet file of {\"question\", \"choices\": [TEXT, ..], \"answer\": INDEX}: does the model "
       "find the right text likeliest behind the question? Texts are joined as they stand");
   CLI::Option* adapters = command->add_option("--adapter", flags->adapters, "PEFT folder; several add up");
   command

@@ -10,8 +10,8 @@
 #include "client/commands.h"
 #include "client/data/chat_template.h"
 #include "client/data/lines.h"
-#include "client/data/row_lines.h"
 #include "client/data/row_reader.h"
+#include "client/data/row_source.h"
 #include "client/data/unicode.h"
 #include "client/generate/generator.h"
 #include "client/standard_output.h"
@@ -49,13 +49,13 @@ absl::StatusOr<Prompts> ReadPrompts(const GenerateFlags& flags, runtime::FileSys
     return prompts;
   }
   const bool piped = flags.data == "-";
-  absl::StatusOr<std::unique_ptr<data::Lines>> lines = data::LinesOf(flags.piped);
-  if (!piped) lines = data::OpenLines(files, flags.data);
-  STRATA_RETURN_IF_ERROR(lines.status());
+  absl::StatusOr<std::unique_ptr<data::RowSource>> rows = data::RowsOf(data::LinesOf(flags.piped));
+  if (!piped) rows = data::OpenRows(files, flags.data);
+  STRATA_RETURN_IF_ERROR(rows.status());
   STRATA_RETURN_IF_ERROR(
-      data::ForEachRow(**lines, piped ? "standard input" : flags.data, /*skip=*/false, [&](std::string_view line) {
-        return add(reader.ReadPrompt(line, form));
-      }).status());
+      data::ForEachRow(**rows, piped ? "standard input" : flags.data, /*skip=*/false,
+                       [&](const data::OrderedJson& row) { return add(reader.ReadPrompt(row, form)); })
+          .status());
   return prompts;
 }
 
@@ -169,7 +169,9 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--adapter", flags->adapters, "PEFT folder; several add up");
   CLI::Option* prompt =
       command->add_option("--prompt", flags->prompt, "One prompt; its text is shown as it is written");
-  command->add_option("FILE,--data", flags->data, "JSONL (also .zst); standard input where it is left out or -")
+  command
+      ->add_option("FILE,--data", flags->data,
+                   "JSONL (also .zst) or Parquet; lines of standard input where it is left out or -")
       ->excludes(prompt);
   command->add_flag(
       "--chat", flags->chat,

@@ -46,7 +46,7 @@ absl::Status CheckPaths(runtime::FileSystem& files, const config::ClientOptions&
     if (!info.ok()) {
       faults.push_back(absl::StrCat("data: ", label, ": ", info.status().message()));
     } else if (info->is_directory) {
-      faults.push_back(absl::StrCat("data: ", label, ": ", path, " is a folder; expected a JSONL file"));
+      faults.push_back(absl::StrCat("data: ", label, ": ", path, " is a folder; expected a JSONL or Parquet file"));
     }
   }
   if (faults.empty()) return absl::OkStatus();

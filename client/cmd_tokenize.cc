@@ -1,6 +1,7 @@
 #include <functional>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "client/commands.h"
 #include "client/data/chat_rows.h"
 #include "client/data/chat_template.h"
+#include "client/data/row_source.h"
 #include "client/data/tokenizer.h"
 #include "client/model/model_files.h"
 #include "client/standard_output.h"
@@ -32,48 +34,33 @@ struct TokenizeOptions {
 
 using RowFunction = std::function<absl::StatusOr<Json>(const Json& row)>;
 
-absl::StatusOr<Json> TransformLine(std::string_view line, const RowFunction& function) {
-  Json row;
-  try {
-    row = Json::parse(line.begin(), line.end());
-  } catch (const Json::exception&) {
-    return absl::InvalidArgumentError("no valid JSON");
-  }
-  if (!row.is_object()) return absl::InvalidArgumentError("an object is expected");
-  return function(row);
-}
-
-// What one line becomes, or what is wrong with it: OK goes on with the next.
-using LineFunction = std::function<absl::Status(std::string_view line, const std::string& place)>;
-
-// Each line of the file ("-": standard input) but blank ones.
-absl::Status ForEachLine(runtime::FileSystem& files, const std::string& path, const LineFunction& function) {
-  uint64_t number = 0;
-  const auto visit = [&](std::string_view line, std::string_view name) {
-    ++number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) return absl::OkStatus();
-    return function(line, Cat(name, ":", number));
-  };
+// Each row of the file, or line of standard input ("-").
+absl::Status ForEachRow(runtime::FileSystem& files, const std::string& path,
+                        const std::function<absl::Status(const data::Row& row, const std::string& place)>& function) {
+  std::unique_ptr<data::RowSource> rows;
   if (path == "-") {
-    for (std::string line; std::getline(std::cin, line);) STRATA_RETURN_IF_ERROR(visit(line, "standard input"));
-    return FlushOut();
+    rows = data::RowsOf(data::LinesOf(std::cin));
+  } else {
+    STRATA_ASSIGN_OR_RETURN(rows, data::OpenRows(files, path));
   }
-  STRATA_ASSIGN_OR_RETURN(const auto mapping, files.Map(path));
-  std::string_view text(reinterpret_cast<const char*>(mapping->bytes().data()), mapping->bytes().size());
-  while (!text.empty()) {
-    const size_t end = text.find('\n');
-    STRATA_RETURN_IF_ERROR(visit(text.substr(0, end), path));
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+  while (true) {
+    STRATA_ASSIGN_OR_RETURN(const std::optional<data::Row> row, rows->Next());
+    if (!row.has_value()) return FlushOut();
+    STRATA_RETURN_IF_ERROR(function(*row, Cat(path == "-" ? "standard input" : path, ":", row->number)));
   }
-  return FlushOut();
 }
 
-// Each line through `function` to standard output; the first bad one ends it.
-absl::Status TransformLines(runtime::FileSystem& files, const std::string& path, const RowFunction& function) {
-  return ForEachLine(files, path, [&](std::string_view line, const std::string& place) -> absl::Status {
-    const auto row = TransformLine(line, function);
-    if (!row.ok()) return Annotate(row.status(), place);
-    return WriteLine(*row);
+absl::StatusOr<Json> Transform(const data::Row& row, const RowFunction& function) {
+  STRATA_RETURN_IF_ERROR(row.object.status());
+  return function(*row.object);
+}
+
+// Each row through `function` to standard output; the first bad one ends it.
+absl::Status TransformRows(runtime::FileSystem& files, const std::string& path, const RowFunction& function) {
+  return ForEachRow(files, path, [&](const data::Row& row, const std::string& place) -> absl::Status {
+    const auto line = Transform(row, function);
+    if (!line.ok()) return Annotate(line.status(), place);
+    return WriteLine(*line);
   });
 }
 
@@ -127,7 +114,7 @@ absl::Status Run(const TokenizeOptions& options, bool decode) {
   STRATA_ASSIGN_OR_RETURN(const auto tokenizer, data::OpenTokenizer(files, path));
   absl::StatusOr<data::ChatTemplate> chat = absl::NotFoundError("not looked for");
   if (!decode) chat = OpenChatTemplate(files, options);
-  const absl::Status status = TransformLines(files, options.file, [&](const Json& row) {
+  const absl::Status status = TransformRows(files, options.file, [&](const Json& row) {
     if (decode) return DetokenizeRow(*tokenizer, options.skip_special, row);
     if (row.contains("messages")) return TokenizeChat(*tokenizer, chat, row);
     return TokenizeRow(*tokenizer, !options.no_special, row);
@@ -149,17 +136,17 @@ absl::Status RunRender(const TokenizeOptions& options, CommandContext& context) 
   runtime::PosixFileSystem files;
   STRATA_ASSIGN_OR_RETURN(const data::ChatTemplate chat, OpenChatTemplate(files, options));
   const absl::Status status =
-      ForEachLine(files, options.file, [&](std::string_view line, const std::string& place) -> absl::Status {
-        const auto row = TransformLine(line, [&](const Json& json) { return RenderRow(chat, json); });
-        if (row.ok()) return WriteLine(*row);
-        context.exit_code = ReportError(Annotate(row.status(), place), false);
-        return WriteLine(Json{{"error", std::string(row.status().message())}});
+      ForEachRow(files, options.file, [&](const data::Row& row, const std::string& place) -> absl::Status {
+        const auto line = Transform(row, [&](const Json& json) { return RenderRow(chat, json); });
+        if (line.ok()) return WriteLine(*line);
+        context.exit_code = ReportError(Annotate(line.status(), place), false);
+        return WriteLine(Json{{"error", std::string(line.status().message())}});
       });
   return absl::IsCancelled(status) ? absl::OkStatus() : status;
 }
 
 constexpr char kModelHelp[] = "Folder with tokenizer.json, GGUF file, or org/name in the HF cache";
-constexpr char kFileHelp[] = "JSONL file; standard input where it is left out or -";
+constexpr char kFileHelp[] = "JSONL (also .zst) or Parquet; lines of standard input where it is left out or -";
 
 void AddTemplateOption(CLI::App& command, TokenizeOptions& options) {
   command.add_option("--chat-template", options.chat_template,

@@ -362,9 +362,9 @@ void AddTrainCommand(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("train", "Train a LoRA adapter on one file, without a server");
   command->add_option("--model", flags->model, "Model folder, GGUF file, or org/name in the HF cache")->required();
   command
-      ->add_option(
-          "--data", flags->data,
-          "JSONL (also .zst) of {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"} or {\"input_ids\",\"labels\"}")
+      ->add_option("--data", flags->data,
+                   "JSONL (also .zst) or Parquet of {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"} or "
+                   "{\"input_ids\",\"labels\"}")
       ->required();
   command->add_option("--out", flags->out, "Folder for the adapter, which HF PEFT loads")->required();
   command->add_option("--config", flags->config, "train.yaml (see deploy/config); - reads standard input");

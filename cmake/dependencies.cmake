@@ -1,4 +1,4 @@
-# Third-party packages: Debian's, and LibTorch as deploy/setup.sh unpacks it.
+# Third-party packages: Debian's, and LibTorch and Arrow as deploy/setup.sh unpacks them.
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(Protobuf REQUIRED)
@@ -51,10 +51,26 @@ foreach(dir ${strata_torch_rpath})
   target_link_options(strata_torch INTERFACE -Wl,-rpath,${dir} -Wl,-rpath-link,${dir})
 endforeach()
 
+# Arrow from the wheel, for Parquet. Its libraries bring what they need (codecs, ..) within them.
+set(STRATA_ARROW ${strata_cache}/arrow-26.0.1/pyarrow CACHE PATH "Folder that holds libparquet.so.2600 and include")
+if(NOT EXISTS ${STRATA_ARROW}/libparquet.so.2600)
+  message(FATAL_ERROR "Arrow was not found in ${STRATA_ARROW}; run deploy/setup.sh, or set STRATA_ARROW")
+endif()
+foreach(library arrow parquet)
+  add_library(strata_${library} SHARED IMPORTED)
+  set_target_properties(strata_${library} PROPERTIES IMPORTED_LOCATION ${STRATA_ARROW}/lib${library}.so.2600
+                        IMPORTED_SONAME lib${library}.so.2600 INTERFACE_INCLUDE_DIRECTORIES ${STRATA_ARROW}/include)
+endforeach()
+target_link_libraries(strata_parquet INTERFACE strata_arrow)
+
+# By name: of the compiler's full path CMake warns for every program, since LibTorch's folder holds a file of that name.
+add_library(strata_openmp INTERFACE)
+target_compile_options(strata_openmp INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+target_link_libraries(strata_openmp INTERFACE gomp)
+
 # OpenBLAS and LAPACKE statically and hidden: LibTorch exports MKL's dgemm_, dgeqrf_, .. and must not answer in their place.
 find_library(OPENBLAS_STATIC libopenblas.a PATHS /usr/lib/x86_64-linux-gnu/openblas-openmp REQUIRED NO_DEFAULT_PATH)
 find_library(LAPACKE_STATIC liblapacke.a REQUIRED)
-find_package(OpenMP REQUIRED)
 add_library(strata_lapack INTERFACE)
-target_link_libraries(strata_lapack INTERFACE ${LAPACKE_STATIC} ${OPENBLAS_STATIC} gfortran OpenMP::OpenMP_CXX m)
+target_link_libraries(strata_lapack INTERFACE ${LAPACKE_STATIC} ${OPENBLAS_STATIC} gfortran strata_openmp m)
 target_link_options(strata_lapack INTERFACE -Wl,--exclude-libs,liblapacke.a:libopenblas.a)

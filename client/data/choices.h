@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "client/data/row_lines.h"
 #include "client/data/row_reader.h"
+#include "client/data/row_source.h"
 #include "common/runtime/file_system.h"
 
 namespace strata::data {

@@ -1,4 +1,4 @@
-// Rows of a JSONL file as token ids and labels, and how a step's rows are laid out.
+// Rows of a file as token ids and labels, and how a step's rows are laid out.
 #ifndef STRATA_CLIENT_DATA_DATASET_H_
 #define STRATA_CLIENT_DATA_DATASET_H_
 
@@ -39,15 +39,15 @@ struct Dataset {
   uint64_t num_bad = 0;        // skipped
   std::string bad_rows;        // lines of "file:line: reason" of the first 20 of them, then a count
 };
-// Lines of JSON (LF or CRLF; blank ones are skipped; the last may lack its line feed), also compressed by zstd. Each
-// row is read and tokenised once, in one pass: memory holds the tokens up to max_resident_bytes, the rest lies in
-// `scratch`. INVALID_ARGUMENT: file:line of every bad row (no JSON or UTF-8, none or two of the forms, wrong types, a
-// conversation that the template refuses, ids outside the vocabulary, lengths that differ); at most 20 are named, then
-// a count. Row texts are never quoted. DATA_LOSS: damaged compression. `tokenizer` may be null when every row has
-// input_ids; `vocab_size` bounds the ids (0: not checked).
-absl::StatusOr<Dataset> ReadJsonl(runtime::FileSystem& files, const std::string& path, const Tokenizer* tokenizer,
-                                  int64_t vocab_size, const DatasetOptions& options);
-// The same from memory, into memory; `place` stands in messages where the path would.
+// Lines of JSON (LF or CRLF; blank ones are skipped; the last may lack its line feed), also compressed by zstd, or a
+// Parquet file, whose columns are a row's keys (parquet_rows.h). Each row is read and tokenised once, in one pass:
+// memory holds the tokens up to max_resident_bytes, the rest lies in `scratch`. INVALID_ARGUMENT: file:row of every bad
+// row (no JSON or UTF-8, none or two of the forms, wrong types, a conversation that the template refuses, ids outside
+// the vocabulary, lengths that differ); at most 20 are named, then a count. Row texts are never quoted. DATA_LOSS: a
+// damaged file. `tokenizer` may be null when every row has input_ids; `vocab_size` bounds the ids (0: not checked).
+absl::StatusOr<Dataset> ReadDataset(runtime::FileSystem& files, const std::string& path, const Tokenizer* tokenizer,
+                                    int64_t vocab_size, const DatasetOptions& options);
+// The same of lines of JSON in memory, into memory; `place` stands in messages where the path would.
 absl::StatusOr<Dataset> ParseJsonl(std::string_view text, std::string_view place, const Tokenizer* tokenizer,
                                    int64_t vocab_size, const DatasetOptions& options);
 

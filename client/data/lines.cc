@@ -2,6 +2,7 @@
 
 #include <zstd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "common/status/cat.h"
@@ -40,6 +41,20 @@ class PlainLines : public Lines {
   std::string_view text_;
   std::shared_ptr<const runtime::Mapping> mapping_;
   size_t pos_ = 0, released_ = 0;
+};
+
+class StreamLines : public Lines {
+ public:
+  explicit StreamLines(std::istream& stream) : stream_(&stream) {}
+
+  absl::StatusOr<std::optional<std::string_view>> Next() override {
+    if (!std::getline(*stream_, line_)) return std::nullopt;
+    return line_;
+  }
+
+ private:
+  std::istream* stream_;
+  std::string line_;
 };
 
 class ZstdLines : public Lines {
@@ -106,11 +121,12 @@ class ZstdLines : public Lines {
 
 std::unique_ptr<Lines> LinesOf(std::string_view text) { return std::make_unique<PlainLines>(text, nullptr); }
 
-absl::StatusOr<std::unique_ptr<Lines>> OpenLines(runtime::FileSystem& files, const std::string& path) {
-  STRATA_ASSIGN_OR_RETURN(std::shared_ptr<const runtime::Mapping> mapping, files.Map(path));
+std::unique_ptr<Lines> LinesOf(std::shared_ptr<const runtime::Mapping> mapping, const std::string& path) {
   const std::string_view text = TextOf(*mapping);
   if (text.starts_with(kZstdMagic)) return std::make_unique<ZstdLines>(std::move(mapping), path);
   return std::make_unique<PlainLines>(text, std::move(mapping));
 }
+
+std::unique_ptr<Lines> LinesOf(std::istream& stream) { return std::make_unique<StreamLines>(stream); }
 
 }  // namespace strata::data

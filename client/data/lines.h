@@ -2,6 +2,7 @@
 #ifndef STRATA_CLIENT_DATA_LINES_H_
 #define STRATA_CLIENT_DATA_LINES_H_
 
+#include <istream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,8 +24,11 @@ class Lines {
 
 // `text` outlives the lines.
 std::unique_ptr<Lines> LinesOf(std::string_view text);
-// By its first bytes the file is compressed, or is not. Pages that were read are given back to the kernel.
-absl::StatusOr<std::unique_ptr<Lines>> OpenLines(runtime::FileSystem& files, const std::string& path);
+// By its first bytes the file is compressed, or is not. Pages that were read are given back to the kernel. `path`
+// stands in messages.
+std::unique_ptr<Lines> LinesOf(std::shared_ptr<const runtime::Mapping> mapping, const std::string& path);
+// As they come; `stream` outlives the lines.
+std::unique_ptr<Lines> LinesOf(std::istream& stream);
 
 }  // namespace strata::data
 

@@ -14,19 +14,6 @@ constexpr int32_t kMaxPosition = 1 << 30;
 
 absl::Status Fault(std::string_view what) { return absl::InvalidArgumentError(std::string(what)); }
 
-absl::StatusOr<OrderedJson> ParseRow(std::string_view line) {
-  OrderedJson row;
-  try {
-    row = OrderedJson::parse(line.begin(), line.end());
-  } catch (const OrderedJson::parse_error& error) {
-    return Fault(Cat("no valid JSON (at byte ", error.byte, " of the line)"));
-  } catch (const OrderedJson::exception&) {
-    return Fault("no valid JSON (a number out of range)");
-  }
-  if (!row.is_object()) return Fault(Cat("an object is expected, found ", row.type_name()));
-  return row;
-}
-
 absl::StatusOr<std::string> Text(const OrderedJson& row, const char* key) {
   const auto found = row.find(key);
   if (found == row.end()) return Fault(Cat("'", key, "' is missing"));
@@ -132,8 +119,7 @@ absl::StatusOr<Example> RowReader::FromIds(const OrderedJson& row) const {
   return example;
 }
 
-absl::StatusOr<Example> RowReader::Read(std::string_view line) const {
-  STRATA_ASSIGN_OR_RETURN(const OrderedJson row, ParseRow(line));
+absl::StatusOr<Example> RowReader::Read(const OrderedJson& row) const {
   const bool text = row.contains("text"), ids = row.contains("input_ids"), messages = row.contains("messages");
   const bool completion = row.contains("completion") || row.contains("prompt");
   if (const int forms = text + ids + messages + completion; forms != 1) {
@@ -173,8 +159,7 @@ absl::StatusOr<std::vector<int32_t>> RowReader::PromptOfChat(const ChatRow& row)
   return ids;
 }
 
-absl::StatusOr<std::vector<int32_t>> RowReader::ReadPrompt(std::string_view line, PromptForm form) const {
-  STRATA_ASSIGN_OR_RETURN(const OrderedJson row, ParseRow(line));
+absl::StatusOr<std::vector<int32_t>> RowReader::ReadPrompt(const OrderedJson& row, PromptForm form) const {
   const bool prompt = row.contains("prompt"), text = row.contains("text"), ids = row.contains("input_ids"),
              messages = row.contains("messages");
   if (const int forms = prompt + text + ids + messages; forms != 1) {
@@ -198,8 +183,7 @@ absl::StatusOr<ChoiceRow::Choice> RowReader::ReadChoice(const std::string& text)
   return choice;
 }
 
-absl::StatusOr<ChoiceRow> RowReader::ReadChoices(std::string_view line) const {
-  STRATA_ASSIGN_OR_RETURN(const OrderedJson row, ParseRow(line));
+absl::StatusOr<ChoiceRow> RowReader::ReadChoices(const OrderedJson& row) const {
   ChoiceRow out;
   STRATA_ASSIGN_OR_RETURN(const std::string question, Text(row, "question"));
   STRATA_ASSIGN_OR_RETURN(out.question, ReadPromptText(question, PromptForm::kText));

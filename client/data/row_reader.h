@@ -1,4 +1,4 @@
-// One line of a JSONL file as a document, as a prompt or as a question with choices.
+// One row as a document, as a prompt or as a question with choices.
 #ifndef STRATA_CLIENT_DATA_ROW_READER_H_
 #define STRATA_CLIENT_DATA_ROW_READER_H_
 
@@ -37,18 +37,18 @@ struct RowReader {
   const ChatTemplate* chat = nullptr;    // null: rows of messages cannot be read,
   absl::Status no_chat;                  // for this reason
 
-  // A document in one of the forms of ReadJsonl.
-  absl::StatusOr<Example> Read(std::string_view line) const;
+  // A document in one of the forms of ReadDataset.
+  absl::StatusOr<Example> Read(const OrderedJson& row) const;
   // What a model is to go on from: {"prompt"} or {"text"}, with the post-processor's special tokens; {"messages"} as
   // the chat template writes them, with the beginning of the assistant's turn unless "add_generation_prompt" is false;
   // or
   // {"input_ids"}. Never empty.
-  absl::StatusOr<std::vector<int32_t>> ReadPrompt(std::string_view line, PromptForm form) const;
+  absl::StatusOr<std::vector<int32_t>> ReadPrompt(const OrderedJson& row, PromptForm form) const;
   // A text without tokens is BOS.
   absl::StatusOr<std::vector<int32_t>> ReadPromptText(const std::string& text, PromptForm form) const;
   // {"question", "choices": [STRING..], "answer": INDEX}. The question is a prompt, a choice is what follows it letter
   // by letter: where white space parts them, it is part of the choice.
-  absl::StatusOr<ChoiceRow> ReadChoices(std::string_view line) const;
+  absl::StatusOr<ChoiceRow> ReadChoices(const OrderedJson& row) const;
 
  private:
   absl::StatusOr<Example> FromText(const std::string& text) const;

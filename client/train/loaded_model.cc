@@ -46,7 +46,7 @@ absl::StatusOr<data::Dataset> ModelCache::ReadRows(const LoadedModel& model, con
                                      .chat = chat.ok() ? &*chat : nullptr,
                                      .no_chat = chat.status(),
                                      .scratch = policy.scratch};
-  auto rows = data::ReadJsonl(files_, path, model.tokenizer.get(), vocabulary, options);
+  auto rows = data::ReadDataset(files_, path, model.tokenizer.get(), vocabulary, options);
   if (!rows.ok() && model.tokenizer == nullptr && model.tokenizer_status.code() != absl::StatusCode::kNotFound) {
     return Annotate(rows.status(),
                     "the model's tokenizer cannot be used (" + std::string(model.tokenizer_status.message()) + ")");

@@ -41,7 +41,7 @@ class ModelCache {
   absl::StatusOr<LoadedModel*> Get(const std::string& path, const config::Precision& precision,
                                    const std::string& device);
   // Rows of a file with the model's tokenizer and chat template. Where that asks for the date it is the file's, so that
-  // the same files give the same tokens on any day. Errors of data::ReadJsonl.
+  // the same files give the same tokens on any day. Errors of data::ReadDataset.
   absl::StatusOr<data::Dataset> ReadRows(const LoadedModel& model, const std::string& path, const RowPolicy& policy);
 
  private:

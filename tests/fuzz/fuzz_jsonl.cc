@@ -6,6 +6,7 @@
 
 #include "client/data/dataset.h"
 #include "client/data/row_reader.h"
+#include "client/data/row_source.h"
 #include "tests/fuzz/require.h"
 
 namespace {
@@ -35,12 +36,15 @@ void RequireIds(const std::vector<int32_t>& ids) {
 void ReadOtherRows(std::string_view text, const strata::data::Tokenizer* tokenizer) {
   const strata::data::RowReader reader{
       .tokenizer = tokenizer, .vocab_size = 250, .chat = nullptr, .no_chat = absl::NotFoundError("none")};
+  const auto json = strata::data::ParseRow(text);
+  STRATA_REQUIRE(json.ok() || absl::IsInvalidArgument(json.status()));
+  if (!json.ok()) return;
   for (const auto form : {strata::data::PromptForm::kText, strata::data::PromptForm::kUserTurn}) {
-    const auto prompt = reader.ReadPrompt(text, form);
+    const auto prompt = reader.ReadPrompt(*json, form);
     STRATA_REQUIRE(prompt.ok() || absl::IsInvalidArgument(prompt.status()));
     if (prompt.ok()) RequireIds(*prompt);
   }
-  const auto row = reader.ReadChoices(text);
+  const auto row = reader.ReadChoices(*json);
   STRATA_REQUIRE(row.ok() || absl::IsInvalidArgument(row.status()));
   if (!row.ok()) return;
   RequireIds(row->question);

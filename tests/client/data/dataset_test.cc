@@ -151,13 +151,13 @@ TEST(Dataset, ReadsFiles) {
   runtime::PosixFileSystem files;
   const Letters letters;
   std::ofstream(path) << "{\"text\": \"a\"}\n";
-  EXPECT_EQ(ReadJsonl(files, path, &letters, 0, {})->rows.size(), 1);
+  EXPECT_EQ(ReadDataset(files, path, &letters, 0, {})->rows.size(), 1);
   std::ofstream(path, std::ios::trunc);
-  const auto empty = ReadJsonl(files, path, &letters, 0, {});
+  const auto empty = ReadDataset(files, path, &letters, 0, {});
   ASSERT_THAT(empty, IsOk());
   EXPECT_THAT(empty->rows, IsEmpty());
   std::filesystem::remove(path);
-  EXPECT_THAT(ReadJsonl(files, path, &letters, 0, {}), StatusIs(absl::StatusCode::kNotFound, HasSubstr(path)));
+  EXPECT_THAT(ReadDataset(files, path, &letters, 0, {}), StatusIs(absl::StatusCode::kNotFound, HasSubstr(path)));
 }
 
 std::vector<Example> Numbered(int n) {

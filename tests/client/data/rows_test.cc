@@ -38,11 +38,12 @@ class RowsOnDisk : public ::testing::Test {
     return out;
   }
   std::vector<std::string> AllLines(const std::string& path) {
-    const auto lines = OpenLines(files_, path);
-    EXPECT_THAT(lines, IsOk());
+    auto mapping = files_.Map(path);
+    EXPECT_THAT(mapping, IsOk());
+    const std::unique_ptr<Lines> lines = LinesOf(*std::move(mapping), path);
     std::vector<std::string> all;
     while (true) {
-      const auto line = (*lines)->Next();
+      const auto line = lines->Next();
       EXPECT_THAT(line, IsOk());
       if (!line.ok() || !line->has_value()) return all;
       all.emplace_back(**line);
@@ -86,10 +87,10 @@ TEST_F(RowsOnDisk, SpilledAndResidentDatasetsAreTheSame) {
   std::string text;
   for (int i = 0; i < 300; ++i) text += "{\"input_ids\": [" + std::to_string(i) + ", 5, 6]}\n";
   const std::string path = Write("rows.jsonl", text), packed = Write("rows.jsonl.zst", Compressed(text));
-  const auto resident = ReadJsonl(files_, path, nullptr, 0, {});
+  const auto resident = ReadDataset(files_, path, nullptr, 0, {});
   DatasetOptions options{.scratch = folder_ + "/scratch"};
   options.max_resident_bytes = 500;
-  const auto spilled = ReadJsonl(files_, packed, nullptr, 0, options);
+  const auto spilled = ReadDataset(files_, packed, nullptr, 0, options);
   ASSERT_THAT(resident, IsOk());
   ASSERT_THAT(spilled, IsOk());
   EXPECT_FALSE(resident->rows.is_spilled());
@@ -114,10 +115,10 @@ TEST_F(RowsOnDisk, DamagedCompressionIsDataLoss) {
   for (int i = 0; i < 20000; ++i) text += "{\"input_ids\": [" + std::to_string(i * 7919 % 10007) + ", 5, 6]}\n";
   const std::string whole = Compressed(text);
   const std::string cut = Write("cut.zst", whole.substr(0, whole.size() / 2));
-  EXPECT_THAT(ReadJsonl(files_, cut, nullptr, 0, {}), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("cut.zst")));
+  EXPECT_THAT(ReadDataset(files_, cut, nullptr, 0, {}), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("cut.zst")));
   std::string flipped = whole;
   flipped[5] = static_cast<char>(flipped[5] ^ 0x55);
-  const auto read = ReadJsonl(files_, Write("flipped.zst", flipped), nullptr, 0, {});
+  const auto read = ReadDataset(files_, Write("flipped.zst", flipped), nullptr, 0, {});
   EXPECT_FALSE(read.ok());
 }
 

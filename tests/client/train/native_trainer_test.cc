@@ -167,7 +167,7 @@ TEST(NativeTrainerTest, WarmStartTrainsTheStrongestDirections) {
   ASSERT_OK_AND_ASSIGN(auto part, peft::FrozenFactors(*warm.update, testing::TestDevice()));
   all.insert(all.end(), part.begin(), part.end());
   ASSERT_OK(model->SetBase(all, model::BaseRoute::kByDtype));
-  ASSERT_OK_AND_ASSIGN(data::Dataset rows, data::ReadJsonl(testing::Files(), request.data_path, nullptr, 256, {}));
+  ASSERT_OK_AND_ASSIGN(data::Dataset rows, data::ReadDataset(testing::Files(), request.data_path, nullptr, 256, {}));
   const auto held_out = rows.rows.Split(request.holdout, request.seed).second;
   ASSERT_OK_AND_ASSIGN(const EvaluationResult evaluation, EvaluateRows(*model, held_out, nullptr));
   EXPECT_NEAR(evaluation.loss, Metric(warm, "loss_after"), 1e-5);

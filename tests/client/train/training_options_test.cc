@@ -107,7 +107,7 @@ class NonFinite : public ::testing::Test {
     ASSERT_OK_AND_ASSIGN(auto files, model::ModelFiles::Open(testing::Files(), request_.model_path));
     ASSERT_OK_AND_ASSIGN(
         model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 2));
-    ASSERT_OK_AND_ASSIGN(rows_, data::ReadJsonl(testing::Files(), request_.data_path, nullptr, 256, {}));
+    ASSERT_OK_AND_ASSIGN(rows_, data::ReadDataset(testing::Files(), request_.data_path, nullptr, 256, {}));
     state_ = std::make_unique<peft::AdapterState>(request_.targets, testing::TestDevice());
     state_->InitFresh(1, 0, "");
     request_.options.steps = 6;

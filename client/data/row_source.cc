@@ -1,0 +1,76 @@
+#include "client/data/row_source.h"
+
+#include <utility>
+
+#include "client/data/parquet_rows.h"
+#include "common/status/cat.h"
+#include "common/status/status_macros.h"
+
+namespace strata::data {
+namespace {
+
+constexpr uint64_t kMaxNamed = 20;
+
+bool IsBlank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
+
+class JsonLines : public RowSource {
+ public:
+  explicit JsonLines(std::unique_ptr<Lines> lines) : lines_(std::move(lines)) {}
+
+  absl::StatusOr<std::optional<Row>> Next() override {
+    while (true) {
+      STRATA_ASSIGN_OR_RETURN(const std::optional<std::string_view> line, lines_->Next());
+      if (!line.has_value()) return std::nullopt;
+      ++number_;
+      if (!IsBlank(*line)) return Row{.number = number_, .object = ParseRow(*line)};
+    }
+  }
+
+ private:
+  std::unique_ptr<Lines> lines_;
+  uint64_t number_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<OrderedJson> ParseRow(std::string_view line) {
+  OrderedJson row;
+  try {
+    row = OrderedJson::parse(line.begin(), line.end());
+  } catch (const OrderedJson::parse_error& error) {
+    return absl::InvalidArgumentError(Cat("no valid JSON (at byte ", error.byte, " of the line)"));
+  } catch (const OrderedJson::exception&) {
+    return absl::InvalidArgumentError("no valid JSON (a number out of range)");
+  }
+  if (!row.is_object()) return absl::InvalidArgumentError(Cat("an object is expected, found ", row.type_name()));
+  return row;
+}
+
+std::unique_ptr<RowSource> RowsOf(std::unique_ptr<Lines> lines) {
+  return std::make_unique<JsonLines>(std::move(lines));
+}
+
+absl::StatusOr<std::unique_ptr<RowSource>> OpenRows(runtime::FileSystem& files, const std::string& path) {
+  STRATA_ASSIGN_OR_RETURN(std::shared_ptr<const runtime::Mapping> mapping, files.Map(path));
+  if (IsParquet(*mapping)) return OpenParquet(std::move(mapping), path);
+  return RowsOf(LinesOf(std::move(mapping), path));
+}
+
+absl::StatusOr<BadRows> ForEachRow(RowSource& source, std::string_view place, bool skip,
+                                   const std::function<absl::Status(const OrderedJson& row)>& read) {
+  BadRows bad;
+  while (true) {
+    STRATA_ASSIGN_OR_RETURN(const std::optional<Row> row, source.Next());
+    if (!row.has_value()) break;
+    const absl::Status status = row->object.ok() ? read(*row->object) : row->object.status();
+    if (status.ok()) continue;
+    if (!absl::IsInvalidArgument(status)) return status;
+    if (++bad.count > kMaxNamed) continue;
+    bad.text += Cat(bad.count > 1 ? "\n" : "", place, ":", row->number, ": ", status.message());
+  }
+  if (bad.count > kMaxNamed) bad.text += Cat("\n", place, ": ", bad.count - kMaxNamed, " more bad rows");
+  if (bad.count > 0 && !skip) return absl::InvalidArgumentError(bad.text);
+  return bad;
+}
+
+}  // namespace strata::data
