@@ -105,7 +105,7 @@ absl::StatusOr<link::Update> StateDirectory::LoadUpdate(const std::string& assig
 absl::Status StateDirectory::DropUpdate(const std::string& assignment) {
   // The manifest first: without it the update does not exist, wherever the removal is interrupted.
   const std::string folder = UpdatePath(assignment);
-  const absl::Status removed = files_->Remove(JoinPath(folder, kManifest));
+  absl::Status removed = files_->Remove(JoinPath(folder, kManifest));
   if (!removed.ok() && !absl::IsNotFound(removed)) return removed;
   return files_->RemoveAll(folder);
 }

@@ -42,7 +42,7 @@ size_t TextStream::Unsettled() const {
   return longest;
 }
 
-std::string TextStream::Release(std::string piece, bool final) {
+std::string TextStream::Release(const std::string& piece, bool final) {
   waiting_ += piece;
   size_t end = std::string::npos;
   for (const std::string& stop : stops_) end = std::min(end, waiting_.find(stop));

@@ -30,7 +30,7 @@ class TextStream {
 
  private:
   std::string Decoded(bool final);
-  std::string Release(std::string piece, bool final);
+  std::string Release(const std::string& piece, bool final);
   size_t Unsettled() const;
 
   const data::Tokenizer& tokenizer_;

@@ -49,10 +49,9 @@ at::Tensor RowNorms(const HeldMatrix& weight, std::span<const Addition> added) {
 }
 
 void AddInPlace(const at::Tensor& weight, std::span<const Addition> added) {
-  at::Tensor rows = weight;
   const at::Tensor gain = GainOf(added);
-  if (gain.defined()) rows.mul_(gain.unsqueeze(1));
-  for (const Addition& one : added) rows.add_(at::mm(one.b, one.a));
+  if (gain.defined()) weight.mul_(gain.unsqueeze(1));
+  for (const Addition& one : added) weight.add_(at::mm(one.b, one.a));
 }
 
 void Magnitude::Refresh(const at::Tensor& products) {

@@ -167,14 +167,15 @@ absl::Status CheckpointStore::Finish(const RunPosition& position) {
 
 // Removes all but the `count` latest checkpoints and the file `name`.
 absl::Status CheckpointStore::KeepOnly(size_t count, const std::string& name) {
-  STRATA_ASSIGN_OR_RETURN(const std::vector<std::string> names, files_.List(options_.directory));
-  for (auto it = names.rbegin(); it != names.rend(); ++it) {
-    if (*it == name || ParseName(*it).label.empty()) continue;
-    if (it->starts_with(kStep) && count > 0) {
+  STRATA_ASSIGN_OR_RETURN(std::vector<std::string> names, files_.List(options_.directory));
+  std::reverse(names.begin(), names.end());
+  for (const std::string& found : names) {
+    if (found == name || ParseName(found).label.empty()) continue;
+    if (found.starts_with(kStep) && count > 0) {
       --count;
       continue;
     }
-    STRATA_RETURN_IF_ERROR(files_.Remove(JoinPath(options_.directory, *it)));
+    STRATA_RETURN_IF_ERROR(files_.Remove(JoinPath(options_.directory, found)));
   }
   return files_.SyncDirectory(options_.directory);
 }

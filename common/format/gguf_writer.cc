@@ -133,9 +133,9 @@ absl::StatusOr<std::string> GgufPreamble(const GgufMetadata& metadata, std::span
     PutString(out, tensor.name);
     Put(out, static_cast<uint32_t>(tensor.shape.size()));
     uint64_t elements = 1;
-    for (auto extent = tensor.shape.rbegin(); extent != tensor.shape.rend(); ++extent) {
-      Put(out, static_cast<uint64_t>(*extent));
-      elements *= static_cast<uint64_t>(*extent);
+    for (const int64_t extent : std::vector(tensor.shape.rbegin(), tensor.shape.rend())) {
+      Put(out, static_cast<uint64_t>(extent));
+      elements *= static_cast<uint64_t>(extent);
     }
     Put(out, static_cast<uint32_t>(tensor.type));
     Put(out, offset);

@@ -49,6 +49,7 @@ const char* BestCore() {
 }
 
 __attribute__((constructor)) void ChooseKernels() {
+  // NOLINTBEGIN(concurrency-mt-unsafe): there is one thread yet
   if (std::getenv(kVariable) != nullptr || !IsOld(openblas_get_corename())) return;
   const char* core = BestCore();
   if (core == nullptr) return;
@@ -56,6 +57,7 @@ __attribute__((constructor)) void ChooseKernels() {
   gotoblas_dynamic_quit();
   gotoblas_dynamic_init();
   unsetenv(kVariable);
+  // NOLINTEND(concurrency-mt-unsafe)
 }
 
 }  // namespace

@@ -4,9 +4,9 @@
 // spin, and on idle cores it makes no difference. libgomp takes the length from the environment before main and has no
 // other way in, so the program starts itself again, before any library's constructor has run (some 30 ms), unless the
 // user has said something.
-#include <limits.h>
 #include <unistd.h>
 
+#include <climits>
 #include <cstddef>
 #include <cstring>
 

@@ -222,13 +222,14 @@ absl::StatusOr<ModuleSum> SumModule(const ModuleRequest& request, const Aggregat
       sum.b = Narrow(means.b);
       sum.a = Narrow(means.a);
       sum.result.rank_out = static_cast<int64_t>(sum.a.size()) / request.in;
-      sum.result.discarded = MeasureEmitted(std::move(stack), sum);
     }
   }
-  if (!averaged && options.compression.kind == Compression::Kind::kRawStack) {
+  if (averaged) {
+    sum.result.discarded = MeasureEmitted(std::move(stack), sum);
+  } else if (options.compression.kind == Compression::Kind::kRawStack) {
     STRATA_RETURN_IF_ERROR(EmitRawStack(request, options.scale, sum));
     MeasureEmitted(std::move(stack), sum);
-  } else if (!averaged) {
+  } else {
     STRATA_ASSIGN_OR_RETURN(const Triplets triplets, FactorStack(std::move(stack), options.compression));
     STRATA_RETURN_IF_ERROR(EmitTriplets(triplets, sum));
   }

@@ -24,7 +24,6 @@ namespace {
 
 using testing::FakeTrainer;
 using testing::FaultyLink;
-using testing::LinkFaults;
 using testing::SimRuntime;
 
 // A server in one class: hands out the assignments it is given and takes what comes back.

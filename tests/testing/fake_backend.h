@@ -70,7 +70,7 @@ class FakeBackend final : public service::Backend {
     fail_at_ = offset;
     fail_with_ = std::move(status);
   }
-  void AddReport(v1::JobReport report) {
+  void AddReport(const v1::JobReport& report) {
     std::vector<service::Reply<std::pair<uint64_t, v1::JobReport>>> waiting;
     uint64_t revision = 0;
     {

@@ -46,7 +46,8 @@ absl::StatusOr<Value> Value::MakeList(std::vector<Value> items, bool is_tuple) {
 absl::StatusOr<Value> Value::MakeDict(std::vector<std::pair<Value, Value>> entries) {
   Dict dict;
   int nesting = 0;
-  for (auto& [key, item] : entries) {
+  for (std::pair<Value, Value>& pair : entries) {
+    Value &key = pair.first, &item = pair.second;
     if (key.nesting() > 0 && (key.dict() != nullptr || !key.sequence()->is_tuple)) {
       return absl::InvalidArgumentError(Cat("unhashable type: '", key.type(), "'"));
     }
@@ -147,10 +148,12 @@ std::string_view Value::type() const {
   return dict() != nullptr ? "dict" : object()->type();
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): those that override it keep the value
 absl::Status Object::SetAttribute(std::string_view /*name*/, Value /*value*/) {
   return absl::InvalidArgumentError("cannot assign attribute on non-namespace object");
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): likewise
 absl::StatusOr<Value> Object::Call(Arguments /*arguments*/) {
   return absl::InvalidArgumentError(Cat("'", type(), "' object is not callable"));
 }

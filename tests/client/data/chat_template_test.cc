@@ -18,7 +18,6 @@ namespace {
 using ::strata::testing::IsOk;
 using ::strata::testing::StatusIs;
 using ::testing::AllOf;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;

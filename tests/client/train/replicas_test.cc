@@ -41,6 +41,7 @@ TEST_P(ReplicasTest, AddUpToTheSameBytesEverywhere) {
     totals[r] = static_cast<double>(r) + 0.25;
   }
   std::vector<std::thread> threads;
+  threads.reserve(size);
   for (int rank = 0; rank < size; ++rank) {
     threads.emplace_back([&, rank] {
       const auto own = static_cast<size_t>(rank);

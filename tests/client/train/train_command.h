@@ -87,20 +87,14 @@ class TrainCommandTest : public ::testing::Test {
   // Trains into `name`; `on_step` is called for each step that the process has printed.
   Outcome Watch(const std::string& name, const std::vector<std::string>& more,
                 const std::function<void(int step, pid_t process)>& on_step) const {
-    std::vector<std::string> arguments = {STRATA_BINARY_DIR "/bin/strata-client",
-                                          "train",
-                                          "--model",
-                                          testing::GoldenDir("models/llama"),
-                                          "--data",
-                                          folder_ / "data.jsonl",
-                                          "--out",
-                                          out(name),
-                                          "--config",
-                                          folder_ / "train.yaml",
-                                          "--threads",
-                                          "2",
-                                          "--format",
-                                          "json"};
+    const std::string program = std::string(STRATA_BINARY_DIR) + "/bin/strata-client";
+    std::vector<std::string> arguments = {program,     "train",
+                                          "--model",   testing::GoldenDir("models/llama"),
+                                          "--data",    folder_ / "data.jsonl",
+                                          "--out",     out(name),
+                                          "--config",  folder_ / "train.yaml",
+                                          "--threads", "2",
+                                          "--format",  "json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     std::array<int, 2> pipe_ends{};
     EXPECT_EQ(pipe(pipe_ends.data()), 0);
@@ -108,6 +102,7 @@ class TrainCommandTest : public ::testing::Test {
     const pid_t child = fork();
     if (child == 0) {
       std::vector<char*> argv;
+      argv.reserve(arguments.size() + 1);
       for (std::string& argument : arguments) argv.push_back(argument.data());
       argv.push_back(nullptr);
       dup2(pipe_ends[1], STDOUT_FILENO);

@@ -12,7 +12,6 @@
 namespace strata::runtime {
 namespace {
 
-using ::strata::testing::IsOk;
 using ::strata::testing::StatusIs;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;

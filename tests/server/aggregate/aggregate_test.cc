@@ -32,6 +32,7 @@ ParallelFor Backwards(int threads) {
   return [threads](int64_t count, const std::function<void(int64_t)>& work) {
     std::atomic<int64_t> next = count;
     std::vector<std::thread> pool;
+    pool.reserve(threads);
     for (int t = 0; t < threads; ++t) {
       pool.emplace_back([&] {
         for (int64_t i = next.fetch_sub(1) - 1; i >= 0; i = next.fetch_sub(1) - 1) work(i);
@@ -62,6 +63,7 @@ TEST(AggregateTest, ArrivalOrderAndThreadsDoNotChangeAByte) {
 
 TEST(AggregateTest, LargeModulesGiveTheSameBytesOnManyThreads) {
   std::vector<testing::ModuleSpec> specs;
+  specs.reserve(6);
   for (int i = 0; i < 6; ++i) specs.push_back({"m" + std::to_string(i), 24, 300 + 40 * i, 700, 24, 0.5});
   const adapter::Adapter x = MakeAdapter(specs, 1);
   const adapter::Adapter y = MakeAdapter(specs, 100);

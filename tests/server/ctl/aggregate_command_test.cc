@@ -59,7 +59,7 @@ class AggregateCommandTest : public ::testing::TestWithParam<std::string> {
   // scaling.
   std::string WriteSite(GoldenCase& golden, size_t index) {
     const auto& client = golden.json()["clients"][index];
-    const std::string directory = root_ + "/" + std::string(client["site"]);
+    std::string directory = root_ + "/" + std::string(client["site"]);
     std::filesystem::create_directories(directory);
     std::filesystem::copy_file(golden.directory() + "/" + std::string(client["site"]) + ".safetensors",
                                directory + "/adapter_model.safetensors");
