@@ -108,10 +108,15 @@ void AddNorm(const Rows& x, const Rows& delta, const Rows& sum, const NormWeight
 void NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
                   bool accumulate, int threads);
 
-// Rotates the first `heads * head_dim` columns in place: halves (u, v) of each head become (u cos - v sin, v cos + u
-// sin). cos, sin: fp32 [rows, head_dim / 2]. `inverse` turns back, which is also the gradient.
-void Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
-          int threads);
+// What the first 2 * `pairs` elements of a head are turned by: cos and sin are fp32 [rows, pairs].
+struct Turns {
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  int64_t pairs = 0;
+};
+// Rotates the first `heads * head_dim` columns in place: of each head's first 2 * pairs elements the halves (u, v)
+// become (u cos - v sin, v cos + u sin). `inverse` turns back, which is also the gradient.
+void Rope(const Rows& x, int64_t heads, int64_t head_dim, const Turns& turns, bool inverse, int threads);
 
 // What stands between the MLP's matrices: silu(gate) * up, gelu(gate) * up, gelu(x); gelu by its tanh formula.
 enum class Unit { kSwiglu, kGeglu, kGelu };

@@ -22,11 +22,10 @@ using format::GgufMetadata;
 using format::GgufTensorSpec;
 using format::GgufType;
 
-constexpr std::string_view kFrequencies = "rope_freqs.weight";
-
-// One tensor of the file: of the model, or (null) the rotary divisors.
+// One tensor of the file: of the model, or (null) numbers of its configuration.
 struct Entry {
   const model::ModelTensor* tensor = nullptr;
+  std::vector<float> numbers = {};
   GgufTensorSpec spec;
   TensorForm form;
   int64_t layer = 0;  // where it stands in the file
@@ -69,7 +68,7 @@ absl::StatusOr<Entry> EntryOf(const model::ModelTensor& tensor, const MergedMode
     return absl::UnimplementedError(
         Cat("tensor '", tensor.name, "' has no name in GGUF's ", family.architecture, " family"));
   }
-  Entry entry{.tensor = &tensor, .spec = {}, .form = {}, .layer = LayerOf(name.gguf)};
+  Entry entry{.tensor = &tensor, .numbers = {}, .spec = {}, .form = {}, .layer = LayerOf(name.gguf)};
   entry.form = FormOf(merged, tensor, type, /*to_gguf=*/true);
   std::vector<int64_t> shape = ShapeOf(tensor, entry.form);
   entry.form.type = TypeOf(shape, name.gguf, type);
@@ -81,11 +80,20 @@ absl::StatusOr<std::vector<Entry>> EntriesOf(const MergedModel& merged, const fo
                                              GgufType type) {
   std::vector<Entry> entries;
   const model::ModelConfig& config = merged.model().config();
-  if (config.rope.scaling == model::RopeScaling::kLlama3) {
+  const auto add = [&entries](std::string_view name, std::vector<float> numbers) {
+    const auto count = static_cast<int64_t>(numbers.size());
     entries.push_back({.tensor = nullptr,
-                       .spec = {std::string(kFrequencies), GgufType::kF32, {config.head_dim / 2}},
+                       .numbers = std::move(numbers),
+                       .spec = {std::string(name), GgufType::kF32, {count}},
                        .form = {},
                        .layer = -1});
+  };
+  const model::RopeConfig& rope = config.rope;
+  if (rope.scaling == model::RopeScaling::kLlama3) {
+    add(model::kRopeDivisors, model::Llama3Divisors(rope, config.head_dim));
+  } else if (rope.scaling == model::RopeScaling::kLongRope) {
+    add(model::kRopeLongFactors, {rope.long_factors.begin(), rope.long_factors.end()});
+    add(model::kRopeShortFactors, {rope.short_factors.begin(), rope.short_factors.end()});
   }
   for (const model::ModelTensor& tensor : merged.model().tensors()) {
     STRATA_ASSIGN_OR_RETURN(Entry entry, EntryOf(tensor, merged, family, type));
@@ -120,8 +128,12 @@ void SetArchitecture(const model::ModelConfig& config, std::string_view architec
   if (config.attention_softcap > 0) real("attn_logit_softcapping", config.attention_softcap);
   if (config.logit_softcap > 0) real("final_logit_softcapping", config.logit_softcap);
   if (config.learned_positions) return;
-  set("rope.dimension_count", config.head_dim);
+  set("rope.dimension_count", config.rope.turning(config.head_dim));
   real("rope.freq_base", config.rope.theta);
+  if (config.rope.scaling == model::RopeScaling::kLongRope) {
+    set("rope.scaling.original_context_length", config.rope.original_max_positions);
+    real("rope.scaling.attn_factor", config.rope.attention_factor);
+  }
   const bool yarn = config.rope.scaling == model::RopeScaling::kYarn;
   if (!yarn && config.rope.scaling != model::RopeScaling::kLinear) return;
   metadata.SetString(key("rope.scaling.type"), yarn ? "yarn" : "linear");
@@ -162,9 +174,7 @@ absl::Status AppendTensor(const MergedModel& merged, const Entry& entry, runtime
   if (entry.tensor != nullptr) {
     STRATA_RETURN_IF_ERROR(StreamTensor(merged, *entry.tensor, entry.form, file, rounding));
   } else {
-    const model::ModelConfig& config = merged.model().config();
-    const std::vector<float> divisors = model::Llama3Divisors(config.rope, config.head_dim);
-    STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(divisors))));
+    STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(entry.numbers))));
   }
   const std::vector<std::byte> padding((format::kGgufAlignment - file.size_bytes() % format::kGgufAlignment) %
                                        format::kGgufAlignment);
@@ -181,6 +191,7 @@ absl::StatusOr<Written> WriteGgufFile(runtime::FileSystem& files, const std::str
   STRATA_ASSIGN_OR_RETURN(const std::vector<Entry> entries, EntriesOf(merged, *family, type));
   STRATA_ASSIGN_OR_RETURN(const GgufMetadata metadata, MetadataOf(files, merged.model(), *family, type));
   std::vector<GgufTensorSpec> specs;
+  specs.reserve(entries.size());
   for (const Entry& entry : entries) specs.push_back(entry.spec);
   STRATA_ASSIGN_OR_RETURN(const std::string preamble, format::GgufPreamble(metadata, specs));
   STRATA_ASSIGN_OR_RETURN(runtime::PendingFile file, runtime::PendingFile::Create(files, path));

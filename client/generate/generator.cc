@@ -18,8 +18,8 @@ namespace {
 
 constexpr size_t kPromptTokens = 2048;  // of the prompts that begin in one pass; a longer one begins alone
 
-// The frequencies of dynamic scaling follow the longest text of a pass.
-bool MustBeAlone(const model::ModelConfig& config) { return config.rope.scaling == model::RopeScaling::kDynamic; }
+// The longest text of a pass decides over frequencies.
+bool MustBeAlone(const model::ModelConfig& config) { return config.rope.depends_on_length(); }
 
 // Tokens that the model can look at: beyond them its positions mean nothing.
 size_t ContextLength(const model::ModelConfig& config) {
@@ -28,8 +28,10 @@ size_t ContextLength(const model::ModelConfig& config) {
   int64_t original = config.max_positions;
   if (rope.scaling == RopeScaling::kDynamic || rope.scaling == RopeScaling::kYarn)
     original = rope.original_max_positions;
-  // llama3's factor is part of max_positions already.
-  const double factor = rope.scaling == RopeScaling::kNone || rope.scaling == RopeScaling::kLlama3 ? 1 : rope.factor;
+  // The others' factors are part of max_positions already.
+  const bool stretches = rope.scaling == RopeScaling::kLinear || rope.scaling == RopeScaling::kDynamic ||
+                         rope.scaling == RopeScaling::kYarn;
+  const double factor = stretches ? rope.factor : 1;
   return static_cast<size_t>(
       std::max(config.max_positions, static_cast<int64_t>(static_cast<double>(original) * factor)));
 }
@@ -38,7 +40,7 @@ size_t ContextLength(const model::ModelConfig& config) {
 struct Text {
   size_t prompt = 0;
   size_t limit = 0;  // tokens
-  std::vector<int32_t> pending;
+  std::vector<int32_t> written, pending;
   runtime::Philox draws;
   TextStream stream;
   Generated out;
@@ -90,6 +92,7 @@ class Generation {
       places_[place].emplace(
           Text{.prompt = next_,
                .limit = limits_[next_],
+               .written = {},
                .pending = prompt,
                .draws = runtime::Philox({.purpose = purpose, .seed = options_.seed, .round = 0, .site = {}}),
                .stream = TextStream(tokenizer_, prompt, options_.stops),
@@ -112,12 +115,26 @@ class Generation {
       std::optional<Text>& text = places_[c.sequence];
       STRATA_ASSIGN_OR_RETURN(const bool more, Extend({row, vocabulary}, *text));
       row += vocabulary;
-      if (more) continue;
+      if (more) {
+        BeginAgainBeyond(c.sequence, *text);
+        continue;
+      }
       STRATA_RETURN_IF_ERROR(Finish(*text));
       text.reset();
       --num_active_;
     }
     return absl::OkStatus();
+  }
+
+  // Beyond the original positions longrope has other frequencies, for the tokens in the cache too.
+  void BeginAgainBeyond(size_t place, Text& text) {
+    const model::RopeConfig& rope = model_.config().rope;
+    const std::vector<int32_t>& prompt = prompts_[text.prompt];
+    const auto tokens = static_cast<int64_t>(prompt.size() + text.written.size());
+    if (rope.scaling != model::RopeScaling::kLongRope || tokens != rope.original_max_positions + 1) return;
+    cache_->Clear(place);
+    text.pending = prompt;
+    text.pending.insert(text.pending.end(), text.written.begin(), text.written.end());
   }
 
   // False: the text is at its end.
@@ -131,6 +148,7 @@ class Generation {
     const bool end = std::find(options_.end_ids.begin(), options_.end_ids.end(), id) != options_.end_ids.end();
     if (!end) STRATA_RETURN_IF_ERROR(Write(text.stream.Append(id), text));
     if (end || text.stream.stopped()) text.out.finish = FinishReason::kStop;
+    text.written.push_back(id);
     text.pending = {id};
     return text.out.finish != FinishReason::kStop && text.out.num_tokens < text.limit;
   }

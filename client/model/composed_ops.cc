@@ -58,7 +58,11 @@ class Ops final : public RowOps {
   }
   void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
             bool inverse) const override {
-    const at::Tensor view = x.narrow(1, 0, heads * head_dim).unflatten(1, {heads, 2, head_dim / 2});
+    const int64_t pairs = cos.size(1);
+    const at::Tensor view = x.narrow(1, 0, heads * head_dim)
+                                .unflatten(1, {heads, head_dim})
+                                .narrow(2, 0, 2 * pairs)
+                                .unflatten(2, {2, pairs});
     const at::Tensor c = cos.unsqueeze(1);
     const at::Tensor s = inverse ? sin.unsqueeze(1).neg() : sin.unsqueeze(1);
     const at::Tensor u = view.select(2, 0).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);

@@ -68,6 +68,7 @@ Family Phi3() {
           .defaults = {.architecture = "phi3", .norm_eps = 1e-5},
           .linears = kPhi3Linears,
           .norms = kTwoNorms,
+          .keys = {.rotary_share = "partial_rotary_factor"},
           .windows = WindowRule::kEvery,
           .buffers = kFrequencies};
 }

@@ -64,6 +64,7 @@ struct ConfigKeys {
   const char* attention_softcap = "";
   const char* logit_softcap = "";
   const char* window_theta = "";  // rope_theta of the layers with a window, where it is another
+  const char* rotary_share = "";  // empty: whole heads turn
 };
 
 struct Family {

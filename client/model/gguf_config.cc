@@ -115,13 +115,16 @@ void ReadAttention(Reader& reader, const Family& family, ModelConfig& config) {
   config.logit_softcap = reader.Number("final_logit_softcapping", config.logit_softcap);
 }
 
-absl::Status CheckKnown(Reader& reader, std::string_view place, const ModelConfig& config) {
+absl::Status CheckKnown(Reader& reader, const Family& family, std::string_view place, ModelConfig& config) {
   if (reader.Integer("expert_count", 0) > 0) {
     return absl::UnimplementedError(Cat(place, ": models with experts (expert_count) are not known"));
   }
   if (const int64_t rotary = reader.Integer("rope.dimension_count", config.head_dim); rotary != config.head_dim) {
-    return absl::UnimplementedError(
-        Cat(place, ": rotary embeddings over ", rotary, " of ", config.head_dim, " elements of a head are not known"));
+    if (*family.keys.rotary_share == '\0') {
+      return absl::UnimplementedError(Cat(place, ": rotary embeddings over ", rotary, " of ", config.head_dim,
+                                          " elements of a head are not known"));
+    }
+    config.rope.share = static_cast<double>(rotary) / static_cast<double>(config.head_dim);
   }
   if (const int64_t values = reader.Integer("attention.value_length", config.head_dim); values != config.head_dim) {
     return absl::UnimplementedError(
@@ -134,9 +137,13 @@ absl::Status ReadScaling(Reader& reader, std::string_view place, const ModelConf
   const double factor = reader.Number("rope.scale_linear", 1);
   const std::string type = reader.String("rope.scaling.type", factor == 1 ? "none" : "linear");
   if (type == "none") return absl::OkStatus();
+  if (type == "longrope") {
+    rope.scaling = RopeScaling::kLongRope;  // its tensors say more
+    return absl::OkStatus();
+  }
   if (type != "linear" && type != "yarn") {
     return absl::UnimplementedError(
-        Cat(place, ": rotary scaling '", type.substr(0, 60), "' is not known; known: none, linear, yarn"));
+        Cat(place, ": rotary scaling '", type.substr(0, 60), "' is not known; known: none, linear, yarn, longrope"));
   }
   rope.scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kYarn;
   rope.factor = reader.Number("rope.scaling.factor", factor);
@@ -152,19 +159,48 @@ bool Near(const std::vector<float>& a, const std::vector<float>& b) {
                     [](float x, float y) { return std::abs(x - y) <= 1e-4F * std::abs(y); });
 }
 
+// One number a pair of elements that turn.
+absl::StatusOr<std::vector<float>> ReadFactors(const GgufTensor& tensor, std::string_view place,
+                                               const ModelConfig& config) {
+  const int64_t expected = config.rope.turning(config.head_dim) / 2;
+  if (tensor.num_elements() != expected) {
+    return absl::InvalidArgumentError(
+        Cat(place, ": tensor ", tensor.name, " has ", tensor.num_elements(), " elements, expected ", expected));
+  }
+  std::vector<float> factors(static_cast<size_t>(expected));
+  absl::Status decoded = format::DecodeGgufRows(tensor, 0, factors);
+  if (!decoded.ok()) return Annotate(decoded, place);
+  return factors;
+}
+
+absl::Status ReadLongRope(const Gguf& gguf, Reader& reader, std::string_view place, ModelConfig& config) {
+  const GgufTensor* small = gguf.Find(kRopeShortFactors);
+  const GgufTensor* large = gguf.Find(kRopeLongFactors);
+  if (small == nullptr && large == nullptr && config.rope.scaling != RopeScaling::kLongRope) return absl::OkStatus();
+  if (small == nullptr || large == nullptr) {
+    return absl::InvalidArgumentError(Cat(place, ": tensor ", small == nullptr ? kRopeShortFactors : kRopeLongFactors,
+                                          " is missing; longrope scaling needs it"));
+  }
+  RopeConfig& rope = config.rope;
+  STRATA_ASSIGN_OR_RETURN(const std::vector<float> short_factors, ReadFactors(*small, place, config));
+  STRATA_ASSIGN_OR_RETURN(const std::vector<float> long_factors, ReadFactors(*large, place, config));
+  rope.scaling = RopeScaling::kLongRope;
+  rope.short_factors.assign(short_factors.begin(), short_factors.end());
+  rope.long_factors.assign(long_factors.begin(), long_factors.end());
+  rope.original_max_positions = reader.Integer("rope.scaling.original_context_length", config.max_positions);
+  rope.factor = static_cast<double>(config.max_positions) /
+                static_cast<double>(std::max<int64_t>(rope.original_max_positions, 1));
+  rope.attention_factor =
+      reader.Number("rope.scaling.attn_factor", LongRopeAmplitude(rope.factor, rope.original_max_positions));
+  return absl::OkStatus();
+}
+
 // GGUF keeps the llama3 scaling only as its effect, a divisor per frequency. The parameters of the published models are
 // tried; the largest divisor is the factor.
 absl::Status ReadDivisors(const Gguf& gguf, std::string_view place, ModelConfig& config) {
-  const GgufTensor* tensor = gguf.Find("rope_freqs.weight");
+  const GgufTensor* tensor = gguf.Find(kRopeDivisors);
   if (tensor == nullptr) return absl::OkStatus();
-  const int64_t expected = config.head_dim / 2;
-  if (tensor->num_elements() != expected) {
-    return absl::InvalidArgumentError(
-        Cat(place, ": tensor rope_freqs.weight has ", tensor->num_elements(), " elements, expected ", expected));
-  }
-  std::vector<float> divisors(static_cast<size_t>(expected));
-  absl::Status decoded = format::DecodeGgufRows(*tensor, 0, divisors);
-  if (!decoded.ok()) return Annotate(decoded, place);
+  STRATA_ASSIGN_OR_RETURN(const std::vector<float> divisors, ReadFactors(*tensor, place, config));
   const float largest = *std::max_element(divisors.begin(), divisors.end());
   if (Near(divisors, std::vector<float>(divisors.size(), 1.0F))) return absl::OkStatus();
   RopeConfig scaled = config.rope;
@@ -253,8 +289,9 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const Gguf& gguf, std::string_view pl
   if (faults.empty()) CheckNumbers(config, faults);
   STRATA_RETURN_IF_ERROR(faults.ToStatus(place));
   config.windows = ImpliedWindows(*family, config.num_layers, reader.Integer("attention.sliding_window", 0));
-  STRATA_RETURN_IF_ERROR(CheckKnown(reader, place, config));
+  STRATA_RETURN_IF_ERROR(CheckKnown(reader, *family, place, config));
   STRATA_RETURN_IF_ERROR(ReadScaling(reader, place, config, config.rope));
+  STRATA_RETURN_IF_ERROR(ReadLongRope(gguf, reader, place, config));
   STRATA_RETURN_IF_ERROR(ReadDivisors(gguf, place, config));
   // Where they are others, they stand in no key: the family's.
   if (family->keys.window_theta[0] == '\0') config.window_rope = config.rope;

@@ -127,7 +127,9 @@ void GgufModel::ReleasePages(std::string_view tensor) const {
 
 void GgufModel::Locate(Faults& faults) {
   const format::GgufFamily& family = *format::FindGgufFamily(config_.architecture);
-  std::set<std::string, std::less<>> known = {"rope_freqs.weight"};  // its effect is in the configuration
+  std::set<std::string, std::less<>> known;
+  // Their effect is in the configuration.
+  for (const std::string_view name : {kRopeDivisors, kRopeShortFactors, kRopeLongFactors}) known.emplace(name);
   for (ExpectedTensor& expected : ExpectedTensors(config_)) {
     const size_t dot = expected.name.rfind('.');
     const format::GgufModuleName module =

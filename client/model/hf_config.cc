@@ -59,6 +59,17 @@ class Reader {
     if (value->is_boolean()) return value->get<bool>();
     return WrongType(key, "true or false", *value, otherwise);
   }
+  std::vector<double> Numbers(const char* key) {
+    const Json* value = Find(key);
+    std::vector<double> numbers;
+    if (value == nullptr) return Missing(key, std::optional<std::vector<double>>());
+    if (!value->is_array()) return WrongType(key, "a list of numbers", *value, numbers);
+    for (const Json& item : *value) {
+      if (!item.is_number()) return WrongType(key, "a list of numbers", *value, numbers);
+      numbers.push_back(item.get<double>());
+    }
+    return numbers;
+  }
   std::string String(const char* key, std::string otherwise) {
     const Json* value = Find(key);
     if (value == nullptr) return otherwise;
@@ -146,8 +157,7 @@ void ReadLlama3(Reader& rope, RopeConfig& config) {
   config.original_max_positions = rope.Integer("original_max_position_embeddings", std::nullopt);
 }
 
-void ReadYarn(Reader& rope, const ModelConfig& model, RopeConfig& config) {
-  config.original_max_positions = rope.Integer("original_max_position_embeddings", model.max_positions);
+void ReadYarn(Reader& rope, RopeConfig& config) {
   config.beta_fast = rope.Number("beta_fast", 32);
   config.beta_slow = rope.Number("beta_slow", 1);
   config.truncate = rope.Bool("truncate", true);
@@ -159,30 +169,57 @@ void ReadYarn(Reader& rope, const ModelConfig& model, RopeConfig& config) {
   config.attention_factor = rope.Number("attention_factor", standard);
 }
 
-// `rope` describes one kind of layer; the older releases call the type just `type`.
-absl::Status ReadScaling(Reader rope, std::string_view place, const ModelConfig& model, RopeConfig& config) {
-  constexpr std::pair<std::string_view, RopeScaling> kTypes[] = {{"default", RopeScaling::kNone},
-                                                                 {"linear", RopeScaling::kLinear},
-                                                                 {"dynamic", RopeScaling::kDynamic},
-                                                                 {"llama3", RopeScaling::kLlama3},
-                                                                 {"yarn", RopeScaling::kYarn}};
+void ReadLongRope(Reader& rope, RopeConfig& config) {
+  config.short_factors = rope.Numbers("short_factor");
+  config.long_factors = rope.Numbers("long_factor");
+  config.attention_factor =
+      rope.Number("attention_factor", LongRopeAmplitude(config.factor, config.original_max_positions));
+}
+
+// Of the scalings that stretch a model beyond the positions that it grew up with. `model` has the positions of now; the
+// factor may be left to follow from both.
+void ReadStretch(Reader& rope, int64_t original, const ModelConfig& model, RopeConfig& config) {
+  config.original_max_positions =
+      original > 0 ? original : rope.Integer("original_max_position_embeddings", model.max_positions);
+  const double ratio = static_cast<double>(model.max_positions) /
+                       static_cast<double>(std::max<int64_t>(config.original_max_positions, 1));
+  config.factor = rope.Number("factor", ratio);
+  config.scaling == RopeScaling::kYarn ? ReadYarn(rope, config) : ReadLongRope(rope, config);
+}
+
+// The share of a head that turns, where the family knows such a thing.
+absl::Status ReadShare(Reader& reader, const ConfigKeys& keys, std::string_view place, double& share) {
+  share = reader.Number("partial_rotary_factor", share);
+  if (share == 1 || *keys.rotary_share != '\0') return absl::OkStatus();
+  return absl::UnimplementedError(Cat(place, ": rotary embeddings over a part of each head are not known"));
+}
+
+// `rope` describes one kind of layer; the older releases call the type just `type`. `original`: what stands beside it,
+// and goes before what it says itself.
+absl::Status ReadScaling(Reader rope, const ConfigKeys& keys, std::string_view place, int64_t original,
+                         const ModelConfig& model, RopeConfig& config) {
+  constexpr std::pair<std::string_view, RopeScaling> kTypes[] = {
+      {"default", RopeScaling::kNone},  {"linear", RopeScaling::kLinear}, {"dynamic", RopeScaling::kDynamic},
+      {"llama3", RopeScaling::kLlama3}, {"yarn", RopeScaling::kYarn},     {"longrope", RopeScaling::kLongRope},
+      {"su", RopeScaling::kLongRope}};
   config.theta = rope.Number("rope_theta", config.theta);
   const std::string type = rope.String("rope_type", rope.String("type", "default"));
-  if (rope.Number("partial_rotary_factor", 1) != 1) {
-    return absl::UnimplementedError(Cat(place, ": rotary embeddings over a part of each head are not known"));
-  }
+  STRATA_RETURN_IF_ERROR(ReadShare(rope, keys, place, config.share));
   const auto* known =
       std::find_if(std::begin(kTypes), std::end(kTypes), [&](const auto& t) { return t.first == type; });
   if (known == std::end(kTypes)) {
     return absl::UnimplementedError(Cat(place, ": rotary scaling '", type.substr(0, 60),
-                                        "' is not known; known: default, linear, dynamic, llama3, yarn"));
+                                        "' is not known; known: default, linear, dynamic, llama3, yarn, longrope"));
   }
   config.scaling = known->second;
   if (config.scaling == RopeScaling::kNone) return absl::OkStatus();
+  if (config.scaling == RopeScaling::kYarn || config.scaling == RopeScaling::kLongRope) {
+    ReadStretch(rope, original, model, config);
+    return absl::OkStatus();
+  }
   config.factor = rope.Number("factor", std::nullopt);
   if (config.scaling == RopeScaling::kDynamic) config.original_max_positions = model.max_positions;
   if (config.scaling == RopeScaling::kLlama3) ReadLlama3(rope, config);
-  if (config.scaling == RopeScaling::kYarn) ReadYarn(rope, model, config);
   return absl::OkStatus();
 }
 
@@ -192,9 +229,8 @@ absl::Status ReadRope(Reader& reader, const Family& family, std::string_view pla
   config.rope.theta = reader.Number("rope_theta", config.rope.theta);
   const bool two = *family.keys.window_theta != '\0';
   if (two) config.window_rope.theta = reader.Number(family.keys.window_theta, config.window_rope.theta);
-  if (reader.Number("partial_rotary_factor", 1) != 1) {
-    return absl::UnimplementedError(Cat(place, ": rotary embeddings over a part of each head are not known"));
-  }
+  STRATA_RETURN_IF_ERROR(ReadShare(reader, family.keys, place, config.rope.share));
+  const int64_t original = reader.Integer("original_max_position_embeddings", 0);
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const Json* rope = reader.Find(key);
     if (rope == nullptr) continue;
@@ -205,13 +241,14 @@ absl::Status ReadRope(Reader& reader, const Family& family, std::string_view pla
     const std::string prefix = Cat(key, ".");
     const auto object = [&](const char* kind) { return two && rope->contains(kind) && (*rope)[kind].is_object(); };
     if (!object(kFull) && !object(kSliding)) {
-      STRATA_RETURN_IF_ERROR(ReadScaling(Reader(*rope, prefix, faults), place, config, config.rope));
+      STRATA_RETURN_IF_ERROR(
+          ReadScaling(Reader(*rope, prefix, faults), family.keys, place, original, config, config.rope));
       continue;
     }
     for (const auto& [kind, target] : {std::pair(kFull, &config.rope), std::pair(kSliding, &config.window_rope)}) {
       if (!object(kind)) continue;
       Reader inner((*rope)[kind], Cat(prefix, kind, "."), faults);
-      STRATA_RETURN_IF_ERROR(ReadScaling(inner, place, config, *target));
+      STRATA_RETURN_IF_ERROR(ReadScaling(inner, family.keys, place, original, config, *target));
     }
   }
   if (!two) config.window_rope = config.rope;

@@ -41,6 +41,13 @@ Json ScalingText(const RopeConfig& rope) {
               {"beta_slow", rope.beta_slow},
               {"attention_factor", rope.attention_factor},
               {"truncate", rope.truncate}};
+    case RopeScaling::kLongRope:
+      return {{"rope_type", "longrope"},
+              {"factor", rope.factor},
+              {"original_max_position_embeddings", rope.original_max_positions},
+              {"attention_factor", rope.attention_factor},
+              {"short_factor", rope.short_factors},
+              {"long_factor", rope.long_factors}};
   }
   return nullptr;
 }
@@ -92,6 +99,11 @@ std::string HfConfigText(const ModelConfig& config) {
     set("rope_theta", config.rope.theta);
     set("rope_scaling", ScalingText(config.rope));
     set(keys.window_theta, config.window_rope.theta);
+    set(keys.rotary_share, config.rope.share);
+    // Phi-3's classes look for it beside the scaling.
+    if (config.rope.scaling == RopeScaling::kLongRope) {
+      set("original_max_position_embeddings", config.rope.original_max_positions);
+    }
   }
   return json.dump(2) + "\n";
 }

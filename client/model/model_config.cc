@@ -13,11 +13,32 @@
 namespace strata::model {
 namespace {
 
-void CheckRope(const RopeConfig& rope, std::string_view of, Faults& faults) {
+void CheckLongRope(const RopeConfig& rope, int64_t head_dim, std::string_view of, Faults& faults) {
+  const auto pairs = static_cast<size_t>(rope.turning(head_dim) / 2);
+  for (const auto& [name, factors] :
+       {std::pair("short_factor", &rope.short_factors), std::pair("long_factor", &rope.long_factors)}) {
+    if (factors->size() != pairs) faults.Add(Cat(of, name, " has ", factors->size(), " numbers; expected ", pairs));
+    if (!std::all_of(factors->begin(), factors->end(), [](double f) { return f > 0 && std::isfinite(f); })) {
+      faults.Add(Cat(of, name, " has a number that is not positive"));
+    }
+  }
+  if (!(rope.attention_factor > 0) || !std::isfinite(rope.attention_factor)) {
+    faults.Add(Cat(of, "attention_factor is ", rope.attention_factor, "; expected a positive number"));
+  }
+  if (rope.original_max_positions < 2)
+    faults.Add(Cat(of, "original_max_position_embeddings is ", rope.original_max_positions, "; expected at least 2"));
+}
+
+void CheckRope(const RopeConfig& rope, int64_t head_dim, std::string_view of, Faults& faults) {
   const auto positive = [&](std::string_view name, double value) {
     if (!(value > 0) || !std::isfinite(value)) faults.Add(Cat(of, name, " is ", value, "; expected a positive number"));
   };
   positive("rope_theta", rope.theta);
+  if (!(rope.share > 0 && rope.share <= 1) || rope.turning(head_dim) < 2 || rope.turning(head_dim) % 2 != 0) {
+    faults.Add(Cat(of, "partial_rotary_factor is ", rope.share, ", which is ", rope.turning(head_dim), " of ", head_dim,
+                   " elements of a head; expected an even number of them"));
+    return;
+  }
   if (rope.scaling == RopeScaling::kNone) return;
   positive("rotary scaling factor", rope.factor);
   if (rope.scaling != RopeScaling::kLinear) {
@@ -37,10 +58,15 @@ void CheckRope(const RopeConfig& rope, std::string_view of, Faults& faults) {
     positive("attention_factor", rope.attention_factor);
     if (rope.theta <= 1) faults.Add(Cat(of, "rope_theta is ", rope.theta, "; expected above 1 with yarn"));
   }
+  if (rope.scaling == RopeScaling::kLongRope) CheckLongRope(rope, head_dim, of, faults);
 }
 
 // Real numbers in single precision, as they are computed with: GGUF stores them so.
 std::string Real(double value) { return absl::StrFormat("%.9g", static_cast<float>(value)); }
+
+std::string Reals(const std::vector<double>& values) {
+  return absl::StrJoin(values, ",", [](std::string* out, double value) { out->append(Real(value)); });
+}
 
 std::string RopeText(const RopeConfig& rope) {
   switch (rope.scaling) {
@@ -54,6 +80,10 @@ std::string RopeText(const RopeConfig& rope) {
       return absl::StrFormat("rope=llama3\nrope_factor=%s\nlow_freq_factor=%s\nhigh_freq_factor=%s\noriginal=%d\n",
                              Real(rope.factor), Real(rope.low_freq_factor), Real(rope.high_freq_factor),
                              rope.original_max_positions);
+    case RopeScaling::kLongRope:
+      return absl::StrFormat("rope=longrope\nattention_factor=%s\noriginal=%d\nshort=%s\nlong=%s\n",
+                             Real(rope.attention_factor), rope.original_max_positions, Reals(rope.short_factors),
+                             Reals(rope.long_factors));
     case RopeScaling::kYarn:
       break;
   }
@@ -102,12 +132,18 @@ void CheckNumbers(const ModelConfig& config, Faults& faults) {
   number("attn_logit_softcapping", config.attention_softcap, true);
   number("final_logit_softcapping", config.logit_softcap, true);
   if (config.learned_positions) return;
-  if (sane && config.head_dim % 2 != 0) faults.Add(Cat("head_dim is ", config.head_dim, "; expected an even number"));
-  if (sane && config.head_dim == 2 && config.rope.scaling == RopeScaling::kDynamic) {
+  if (!sane) return;
+  if (config.head_dim % 2 != 0) faults.Add(Cat("head_dim is ", config.head_dim, "; expected an even number"));
+  if (config.head_dim == 2 && config.rope.scaling == RopeScaling::kDynamic) {
     faults.Add("head_dim is 2; dynamic rotary scaling needs more");
   }
-  CheckRope(config.rope, "", faults);
-  if (!(config.window_rope == config.rope)) CheckRope(config.window_rope, "of layers with a window: ", faults);
+  CheckRope(config.rope, config.head_dim, "", faults);
+  if (!(config.window_rope == config.rope))
+    CheckRope(config.window_rope, config.head_dim, "of layers with a window: ", faults);
+}
+
+double LongRopeAmplitude(double factor, int64_t original) {
+  return factor <= 1 ? 1 : std::sqrt(1 + std::log(factor) / std::log(static_cast<double>(original)));
 }
 
 double YarnAmplitude(double factor, double scale) { return factor <= 1 ? 1 : 0.1 * scale * std::log(factor) + 1; }
@@ -121,6 +157,7 @@ std::string ModelConfig::Canonical() const {
       Real(norm_eps), Real(rope.theta), tied_embeddings, qkv_bias, mlp_bias);
   text += RopeText(rope);
   // Only where it differs from a plain Llama model.
+  if (rope.share != 1) text += Cat("turning=", rope.turning(head_dim), "\n");
   if (output_bias != qkv_bias) text += Cat("output_bias=", output_bias ? 1 : 0, "\n");
   if (norm == NormKind::kLayer) text += "norm=layer\n";
   if (unit != kernels::Unit::kSwiglu) text += unit == kernels::Unit::kGeglu ? "unit=geglu\n" : "unit=gelu\n";

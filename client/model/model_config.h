@@ -28,6 +28,11 @@ absl::Status CheckSayableInGguf(const ModelConfig& config, std::string_view plac
 // A config.json that ParseHfConfig reads as `config`, in the keys of published checkpoints: a JSON object.
 std::string HfConfigText(const ModelConfig& config);
 
+// GGUF's tensors of rotary scalings, [turning elements / 2].
+inline constexpr std::string_view kRopeDivisors = "rope_freqs.weight";              // llama3: all that GGUF keeps of it
+inline constexpr std::string_view kRopeShortFactors = "rope_factors_short.weight";  // longrope
+inline constexpr std::string_view kRopeLongFactors = "rope_factors_long.weight";
+
 // By what the llama3 scaling divides each rotary frequency, [head_dim / 2]: all that GGUF keeps of it.
 std::vector<float> Llama3Divisors(const RopeConfig& rope, int64_t head_dim);
 
@@ -38,6 +43,8 @@ absl::Status UnknownArchitecture(std::string_view architecture, std::string_view
 // By what yarn multiplies q and k for a context that is `factor` times longer (arXiv 2309.00071, equation 22), with the
 // logarithm scaled.
 double YarnAmplitude(double factor, double scale);
+// By what longrope multiplies q and k for a context `factor` times as long as the `original` one (arXiv 2402.13753).
+double LongRopeAmplitude(double factor, int64_t original);
 
 // Ranges and relations of the numbers, whatever they come from.
 void CheckNumbers(const ModelConfig& config, Faults& faults);

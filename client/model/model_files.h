@@ -21,18 +21,26 @@
 
 namespace strata::model {
 
-enum class RopeScaling { kNone, kLinear, kDynamic, kLlama3, kYarn };
+enum class RopeScaling { kNone, kLinear, kDynamic, kLlama3, kYarn, kLongRope };
 
 // Rotary positions of a layer.
 struct RopeConfig {
   double theta = 10000;
   RopeScaling scaling = RopeScaling::kNone;
+  double share = 1;  // of each head's elements, from its first, that turn
   double factor = 1;
-  int64_t original_max_positions = 8192;             // dynamic, llama3, yarn: positions that the model grew up with
+  int64_t original_max_positions = 8192;             // all but linear: positions that the model grew up with
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn: turns over the original positions, kept and slowed
-  double attention_factor = 1;                       // yarn: q and k are multiplied by it
+  double attention_factor = 1;                       // yarn, longrope: q and k are multiplied by it
   bool truncate = true;                              // yarn: the bounds are whole dimensions
+  // longrope: what divides each frequency, within the original positions and beyond them
+  std::vector<double> short_factors = {}, long_factors = {};
+
+  // Elements of a head that turn.
+  int64_t turning(int64_t head_dim) const { return static_cast<int64_t>(static_cast<double>(head_dim) * share); }
+  // Angles follow from the longest row of a batch too.
+  bool depends_on_length() const { return scaling == RopeScaling::kDynamic || scaling == RopeScaling::kLongRope; }
   bool operator==(const RopeConfig&) const = default;
 };
 

@@ -16,7 +16,7 @@ constexpr int64_t kFewestPositions = 4096;
 Turns TurnsOf(const RopeConfig& rope, int64_t head_dim, const std::vector<int32_t>& positions, at::Device device) {
   const int32_t last = *std::max_element(positions.begin(), positions.end());
   const RopeFrequencies frequencies = FrequenciesOf(rope, head_dim, int64_t{last} + 1);
-  const at::Tensor cos = at::empty({static_cast<int64_t>(positions.size()), head_dim / 2}, at::kFloat);
+  const at::Tensor cos = at::empty({static_cast<int64_t>(positions.size()), rope.turning(head_dim) / 2}, at::kFloat);
   const at::Tensor sin = at::empty_like(cos);
   RopeTables(frequencies, positions, cos.data_ptr<float>(), sin.data_ptr<float>());
   return {.cos = cos.to(device), .sin = sin.to(device)};
@@ -59,8 +59,7 @@ PassInputs::PassInputs(const data::PackedBatch& batch, double scale, const Model
   documents_.longest = std::max(Longest(batch.starts), room.longest);
   if (!device.is_cpu()) documents_.on_device = Part(kStarts);
   if (config.learned_positions) return;
-  // The dynamic scaling's angles depend on the batch.
-  by_position_ = device.is_cuda() && config.rope.scaling != RopeScaling::kDynamic;
+  by_position_ = device.is_cuda() && !config.rope.depends_on_length();
   const int32_t last = *std::max_element(batch.positions.begin(), batch.positions.end());
   for (const size_t which : {0, 1}) {
     if (which == 1 && config.window_rope == config.rope) {

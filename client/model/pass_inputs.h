@@ -14,7 +14,7 @@
 
 namespace strata::model {
 
-// cos and sin of rotary positions, fp32 [rows, head_dim / 2] each.
+// cos and sin of rotary positions, fp32 [rows, turning elements of a head / 2] each.
 struct Turns {
   at::Tensor cos, sin;
 };

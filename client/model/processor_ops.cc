@@ -24,8 +24,9 @@ class Ops final : public RowOps {
   }
   void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
             bool inverse) const override {
-    kernels::Rope(RowsOf(x), heads, head_dim, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), inverse,
-                  Threads());
+    const kernels::Turns turns{
+        .cos = cos.const_data_ptr<float>(), .sin = sin.const_data_ptr<float>(), .pairs = cos.size(1)};
+    kernels::Rope(RowsOf(x), heads, head_dim, turns, inverse, Threads());
   }
   void Activate(kernels::Unit unit, const at::Tensor& in, const at::Tensor& out) const override {
     kernels::Activate(unit, RowsOf(in), RowsOf(out), Threads());

@@ -19,29 +19,29 @@ float ScaleLlama3(float frequency, const RopeConfig& rope) {
 }
 
 // NTK-aware: the base grows with the length, so that the longest waves just cover it.
-double DynamicTheta(const RopeConfig& rope, int64_t head_dim, int64_t length) {
+double DynamicTheta(const RopeConfig& rope, int64_t turning, int64_t length) {
   const auto old = static_cast<double>(rope.original_max_positions);
-  const auto dim = static_cast<double>(head_dim);
+  const auto dim = static_cast<double>(turning);
   const double stretch = rope.factor * std::max(static_cast<double>(length), old) / old - (rope.factor - 1);
   return rope.theta * std::pow(stretch, dim / (dim - 2));
 }
 
 // The pair of dimensions that turns so often over the original positions (arXiv 2309.00071).
-double YarnPair(const RopeConfig& rope, int64_t head_dim, double turns) {
+double YarnPair(const RopeConfig& rope, int64_t turning, double turns) {
   const double wave = static_cast<double>(rope.original_max_positions) / (turns * 2 * std::numbers::pi);
-  return static_cast<double>(head_dim) * std::log(wave) / (2 * std::log(rope.theta));
+  return static_cast<double>(turning) * std::log(wave) / (2 * std::log(rope.theta));
 }
 
 // Pairs below `low` are kept, those above `high` slowed down by the factor, those between blended.
-void ScaleYarn(const RopeConfig& rope, int64_t head_dim, std::vector<float>& frequencies) {
-  double low = YarnPair(rope, head_dim, rope.beta_fast);
-  double high = YarnPair(rope, head_dim, rope.beta_slow);
+void ScaleYarn(const RopeConfig& rope, int64_t turning, std::vector<float>& frequencies) {
+  double low = YarnPair(rope, turning, rope.beta_fast);
+  double high = YarnPair(rope, turning, rope.beta_slow);
   if (rope.truncate) {
     low = std::floor(low);
     high = std::ceil(high);
   }
   low = std::max(low, 0.0);
-  high = std::min(high, static_cast<double>(head_dim - 1));
+  high = std::min(high, static_cast<double>(turning - 1));
   if (low == high) high += 0.001;
   for (size_t i = 0; i < frequencies.size(); ++i) {
     const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
@@ -54,16 +54,20 @@ void ScaleYarn(const RopeConfig& rope, int64_t head_dim, std::vector<float>& fre
 
 RopeFrequencies FrequenciesOf(const RopeConfig& rope, int64_t head_dim, int64_t length) {
   RopeFrequencies out;
-  const double theta = rope.scaling == RopeScaling::kDynamic ? DynamicTheta(rope, head_dim, length) : rope.theta;
-  for (int64_t i = 0; i < head_dim; i += 2) {
-    const float exponent = static_cast<float>(i) / static_cast<float>(head_dim);
-    float frequency = 1.0F / std::pow(static_cast<float>(theta), exponent);
+  const int64_t turning = rope.turning(head_dim);
+  const double theta = rope.scaling == RopeScaling::kDynamic ? DynamicTheta(rope, turning, length) : rope.theta;
+  const std::vector<double>& factors = length > rope.original_max_positions ? rope.long_factors : rope.short_factors;
+  for (int64_t i = 0; i < turning; i += 2) {
+    const float exponent = static_cast<float>(i) / static_cast<float>(turning);
+    float wave = std::pow(static_cast<float>(theta), exponent);
+    if (rope.scaling == RopeScaling::kLongRope) wave *= static_cast<float>(factors[static_cast<size_t>(i / 2)]);
+    float frequency = 1.0F / wave;
     if (rope.scaling == RopeScaling::kLinear) frequency /= static_cast<float>(rope.factor);
     if (rope.scaling == RopeScaling::kLlama3) frequency = ScaleLlama3(frequency, rope);
     out.inverse.push_back(frequency);
   }
-  if (rope.scaling == RopeScaling::kYarn) {
-    ScaleYarn(rope, head_dim, out.inverse);
+  if (rope.scaling == RopeScaling::kYarn) ScaleYarn(rope, turning, out.inverse);
+  if (rope.scaling == RopeScaling::kYarn || rope.scaling == RopeScaling::kLongRope) {
     out.amplitude = static_cast<float>(rope.attention_factor);
   }
   return out;

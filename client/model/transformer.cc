@@ -277,8 +277,7 @@ bool Transformer::Recordable(const data::PackedBatch& batch, const DropoutKey& d
   const AttentionShape attention = {
       .num_heads = c.num_heads, .num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .softcap = c.attention_softcap};
   const double flops = 2 * static_cast<double>(weights_.resident_bytes) * static_cast<double>(batch.ids.size());
-  return graphs_ != nullptr && dropout.probability == 0 && flops < kMostFlops &&
-         c.rope.scaling != RopeScaling::kDynamic &&
+  return graphs_ != nullptr && dropout.probability == 0 && flops < kMostFlops && !c.rope.depends_on_length() &&
          ReadsDocumentsOnDevice(attention, weights_.activation_type, device());
 }
 

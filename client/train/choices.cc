@@ -39,7 +39,7 @@ absl::StatusOr<std::vector<double>> LogLikelihoods(model::Transformer& model, Qu
 
 // Beyond the original context the dynamic scaling turns every key by the length of the whole row.
 bool DependsOnLength(const model::RopeConfig& rope, const data::ChoiceRow& row) {
-  if (rope.scaling != model::RopeScaling::kDynamic) return false;
+  if (!rope.depends_on_length()) return false;
   size_t longest = 0;
   for (const data::ChoiceRow::Choice& choice : row.choices) longest = std::max(longest, choice.ids.size());
   return std::cmp_greater(row.question.size() + longest, rope.original_max_positions);

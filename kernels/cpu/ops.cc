@@ -131,10 +131,9 @@ void NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const 
          [&](int64_t begin, int64_t end) { Table().norm_backward(dy, x, norm, rstd, dx, accumulate, begin, end); });
 }
 
-void Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
-          int threads) {
+void Rope(const Rows& x, int64_t heads, int64_t head_dim, const Turns& turns, bool inverse, int threads) {
   Ranges(x.rows, kRowGrain, threads,
-         [&](int64_t begin, int64_t end) { Table().rope(x, heads, head_dim, cos, sin, inverse, begin, end); });
+         [&](int64_t begin, int64_t end) { Table().rope(x, heads, head_dim, turns, inverse, begin, end); });
 }
 
 int64_t AttentionWorkspace(const AttentionShape& shape, const Documents& documents, bool backward, int threads) {

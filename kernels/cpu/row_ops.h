@@ -14,8 +14,8 @@ struct RowOps {
                int64_t begin, int64_t end);
   void (*norm_backward)(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
                         bool accumulate, int64_t begin, int64_t end);
-  void (*rope)(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
-               int64_t begin, int64_t end);
+  void (*rope)(const Rows& x, int64_t heads, int64_t head_dim, const Turns& turns, bool inverse, int64_t begin,
+               int64_t end);
   void (*activate)(Unit unit, const Rows& in, const Rows& out, int64_t begin, int64_t end);
   void (*activate_backward)(Unit unit, const Rows& in, const Rows& dout, int64_t begin, int64_t end);
   void (*add_bias)(const Rows& x, const float* bias, int64_t begin, int64_t end);

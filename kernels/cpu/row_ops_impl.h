@@ -131,13 +131,13 @@ void NormBackwardT(const Rows& dy, const Rows& x, const NormWeights& norm, const
 }
 
 template <typename T>
-void RopeT(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
-           int64_t begin, int64_t end) {
-  const int64_t half = head_dim / 2;
+void RopeT(const Rows& x, int64_t heads, int64_t head_dim, const Turns& turns, bool inverse, int64_t begin,
+           int64_t end) {
+  const int64_t half = turns.pairs;
   const float sign = inverse ? -1.0F : 1.0F;
   for (int64_t t = begin; t < end; ++t) {
-    const float* c = cos + t * half;
-    const float* s = sin + t * half;
+    const float* c = turns.cos + t * half;
+    const float* s = turns.sin + t * half;
     for (int64_t h = 0; h < heads; ++h) {
       T* u = Row<T>(x, t) + h * head_dim;
       T* v = u + half;
@@ -341,9 +341,8 @@ constexpr RowOps kTable = {
         [](const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx, bool accumulate,
            int64_t begin,
            int64_t end) { STRATA_BY_TYPE(NormBackwardT, x.type, dy, x, norm, rstd, dx, accumulate, begin, end); },
-    .rope = [](const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
-               int64_t begin,
-               int64_t end) { STRATA_BY_TYPE(RopeT, x.type, x, heads, head_dim, cos, sin, inverse, begin, end); },
+    .rope = [](const Rows& x, int64_t heads, int64_t head_dim, const Turns& turns, bool inverse, int64_t begin,
+               int64_t end) { STRATA_BY_TYPE(RopeT, x.type, x, heads, head_dim, turns, inverse, begin, end); },
     .activate = [](Unit unit, const Rows& in, const Rows& out, int64_t begin,
                    int64_t end) { STRATA_BY_TYPE(ActivateT, out.type, unit, in, out, begin, end); },
     .activate_backward = [](Unit unit, const Rows& in, const Rows& dout, int64_t begin,

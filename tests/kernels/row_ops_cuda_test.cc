@@ -171,7 +171,7 @@ TEST_P(RowOpsCuda, Rope) {
   const int64_t heads = GetParam().cols / (2 * half);
   for (const bool inverse : {false, true}) {
     Matrix x = Make(0);
-    Rope(x.Here(), heads, 2 * half, cos.host.data(), sin.host.data(), inverse, kThreads);
+    Rope(x.Here(), heads, 2 * half, {cos.host.data(), sin.host.data(), half}, inverse, kThreads);
     EXPECT_LAUNCHED(cuda::Rope(x.There(), heads, 2 * half, cos.device, sin.device, inverse, nullptr));
     EXPECT_LE(x.Difference(), 1);
   }

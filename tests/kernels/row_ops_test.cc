@@ -168,24 +168,28 @@ TEST_P(NormTest, LayerNormOfHeadsAndItsGradientInPlace) { Check(true, 2, false);
 TEST_P(RowOpsTest, RopeTurnsAndTurnsBack) {
   constexpr int64_t kHeads = 3;
   constexpr int64_t kHead = 10;
-  Matrix x = Make(kRows, kHeads * kHead + 4, 2, 7);
-  const Matrix before = x;
-  std::vector<float> cos(kRows * kHead / 2);
-  std::vector<float> sin(cos.size());
-  for (size_t i = 0; i < cos.size(); ++i) {
-    cos[i] = std::cos(static_cast<float>(i));
-    sin[i] = std::sin(static_cast<float>(i));
-  }
-  ops().rope(x.view(), kHeads, kHead, cos.data(), sin.data(), false, 0, kRows);
-  const auto c = static_cast<double>(cos[7]);
-  const auto s = static_cast<double>(sin[7]);
-  const double u = before.at(1, kHead + 2);
-  const double v = before.at(1, kHead + 7);
-  EXPECT_NEAR(x.at(1, kHead + 2), u * c - v * s, Limit(2));
-  EXPECT_NEAR(x.at(1, kHead + 7), v * c + u * s, Limit(2));
-  ops().rope(x.view(), kHeads, kHead, cos.data(), sin.data(), true, 0, kRows);
-  for (int64_t t = 0; t < kRows; ++t) {
-    for (int64_t i = 0; i < x.cols; ++i) EXPECT_NEAR(x.at(t, i), before.at(t, i), 2 * Limit(3));
+  for (const int64_t pairs : {int64_t{5}, int64_t{3}}) {  // whole heads, a part of each
+    Matrix x = Make(kRows, kHeads * kHead + 4, 2, 7);
+    const Matrix before = x;
+    std::vector<float> cos(static_cast<size_t>(kRows * pairs));
+    std::vector<float> sin(cos.size());
+    for (size_t i = 0; i < cos.size(); ++i) {
+      cos[i] = std::cos(static_cast<float>(i));
+      sin[i] = std::sin(static_cast<float>(i));
+    }
+    const Turns turns{.cos = cos.data(), .sin = sin.data(), .pairs = pairs};
+    ops().rope(x.view(), kHeads, kHead, turns, false, 0, kRows);
+    const auto c = static_cast<double>(cos[static_cast<size_t>(pairs + 2)]);
+    const auto s = static_cast<double>(sin[static_cast<size_t>(pairs + 2)]);
+    const double u = before.at(1, kHead + 2);
+    const double v = before.at(1, kHead + 2 + pairs);
+    EXPECT_NEAR(x.at(1, kHead + 2), u * c - v * s, Limit(2));
+    EXPECT_NEAR(x.at(1, kHead + 2 + pairs), v * c + u * s, Limit(2));
+    for (int64_t i = 2 * pairs; i < kHead; ++i) EXPECT_EQ(x.at(1, kHead + i), before.at(1, kHead + i));
+    ops().rope(x.view(), kHeads, kHead, turns, true, 0, kRows);
+    for (int64_t t = 0; t < kRows; ++t) {
+      for (int64_t i = 0; i < x.cols; ++i) EXPECT_NEAR(x.at(t, i), before.at(t, i), 2 * Limit(3));
+    }
   }
 }
 

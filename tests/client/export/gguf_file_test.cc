@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "client/model/model_config.h"
 #include "tests/client/export/merging.h"
 
 namespace strata::exporting {
@@ -79,12 +80,16 @@ TEST_F(GgufFile, FromGgufMetadataAreCopiedAndTensorsMerged) {
   }
 }
 
-TEST_F(GgufFile, Llama3ScalingIsKeptAsDivisors) {
-  Take("llama-rope3", "");
-  EXPECT_OK(WriteGgufFile(files(), "/out.gguf", Merged(), GgufType::kF16));
-  ASSERT_OK_AND_ASSIGN(const auto source, folder_->Open("/m"));
-  ASSERT_OK_AND_ASSIGN(const auto result, folder_->Open("/out.gguf"));
-  EXPECT_EQ(result->config().Canonical(), source->config().Canonical());
+TEST_F(GgufFile, ScalingsAreKeptAsTensors) {
+  for (const auto& [name, tensor] :
+       {std::pair("llama-rope3", model::kRopeDivisors), std::pair("small-phi3-longrope", model::kRopeLongFactors)}) {
+    Take(name, "");
+    EXPECT_OK(WriteGgufFile(files(), "/out.gguf", Merged(), GgufType::kF16));
+    EXPECT_NE(format::Gguf::Open(files(), "/out.gguf")->Find(tensor), nullptr);
+    ASSERT_OK_AND_ASSIGN(const auto source, folder_->Open("/m"));
+    ASSERT_OK_AND_ASSIGN(const auto result, folder_->Open("/out.gguf"));
+    EXPECT_EQ(result->config().Canonical(), source->config().Canonical());
+  }
 }
 
 TEST_F(GgufFile, AFullDiskLeavesNothing) {

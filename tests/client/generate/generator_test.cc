@@ -90,7 +90,9 @@ TEST_F(GeneratorTest, TextsDoNotDependOnTheirCompany) {
 }
 
 TEST_F(GeneratorTest, GreedyTextsAreTheReferences) {
-  for (const char* name : {"llama", "small-gemma2", "small-gpt2", "small-qwen3", "small-mistral"}) {
+  for (const char* name : {"llama", "small-gemma2", "small-gpt2", "small-qwen3", "small-mistral",
+                           // its text grows beyond the positions that have the short factors
+                           "small-phi3-longrope"}) {
     Load(name);
     const auto expected =
         testing::OpenGolden(testing::GoldenDir("models/" + std::string(name) + "/expected.safetensors"));

@@ -140,7 +140,9 @@ std::vector<float> Transposed(const std::vector<float>& values, int64_t rows, in
 // The metadata that a converter writes for `c`.
 std::map<std::string, format::GgufValue> Metadata(const std::string& architecture, const ModelConfig& c) {
   std::map<std::string, format::GgufValue> all = {{"general.architecture", architecture}};
-  const auto set = [&](const std::string& key, format::GgufValue value) { all[architecture + "." + key] = value; };
+  const auto set = [&](const std::string& key, const format::GgufValue& value) {
+    all[architecture + "." + key] = value;
+  };
   const auto count = [](int64_t value) { return static_cast<uint64_t>(value); };
   set("embedding_length", count(c.hidden_size));
   set("feed_forward_length", count(c.intermediate_size));
@@ -311,8 +313,29 @@ TEST_F(GgufModelTest, ReadsLinearAndYarnScalingAndRefusesOthers) {
   ASSERT_OK_AND_ASSIGN(const auto yarn, Open(content_));
   EXPECT_EQ(yarn->config().rope.scaling, RopeScaling::kYarn);
   EXPECT_EQ(yarn->config().rope.original_max_positions, 64);
+  content_.metadata["llama.rope.scaling.type"] = std::string("xpos");
+  EXPECT_THAT(Open(content_), StatusIs(kUnimplemented, HasSubstr("'xpos' is not known; known: none, linear")));
+}
+
+TEST_F(GgufModelTest, ReadsLongRopeFromItsTensors) {
   content_.metadata["llama.rope.scaling.type"] = std::string("longrope");
-  EXPECT_THAT(Open(content_), StatusIs(kUnimplemented, HasSubstr("'longrope' is not known; known: none, linear")));
+  EXPECT_THAT(Open(content_), StatusIs(kInvalid, HasSubstr("tensor rope_factors_short.weight is missing")));
+  content_.metadata["llama.rope.scaling.original_context_length"] = uint64_t{64};
+  content_.AddFloats("rope_factors_short.weight", std::vector<float>(8, 1.25F));
+  EXPECT_THAT(Open(content_), StatusIs(kInvalid, HasSubstr("tensor rope_factors_long.weight is missing")));
+  GgufContent odd = content_;
+  odd.AddFloats("rope_factors_long.weight", std::vector<float>(7, 2.0F));
+  EXPECT_THAT(Open(odd), StatusIs(kInvalid, HasSubstr("has 7 elements, expected 8")));
+  content_.AddFloats("rope_factors_long.weight", std::vector<float>(8, 2.5F));
+  ASSERT_OK_AND_ASSIGN(const auto model, Open(content_));
+  const RopeConfig& rope = model->config().rope;
+  EXPECT_EQ(rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(rope.original_max_positions, 64);
+  EXPECT_EQ(rope.short_factors, std::vector<double>(8, 1.25));
+  EXPECT_EQ(rope.long_factors, std::vector<double>(8, 2.5));
+  EXPECT_NEAR(rope.attention_factor, std::sqrt(1 + std::log(256 / 64) / std::log(64)), 1e-12);
+  content_.metadata["llama.rope.scaling.attn_factor"] = 1.5;
+  EXPECT_EQ(Open(content_).value()->config().rope.attention_factor, 1.5);
 }
 
 TEST_F(GgufModelTest, NamesEveryTensorThatDoesNotFit) {

@@ -10,6 +10,7 @@
 #include "client/model/model_config.h"
 #include "client/model/model_files.h"
 #include "common/runtime/posix_file_system.h"
+#include "common/status/cat.h"
 #include "tests/client/model/model_folder.h"
 
 namespace strata::model {
@@ -25,9 +26,9 @@ constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
 constexpr auto kNotFound = absl::StatusCode::kNotFound;
 
 TEST(HfConfig, BothKeyStylesGiveTheSameModel) {
-  for (const char* name :
-       {"llama", "llama-rope3", "llama-sharded-bf16", "small-mistral", "small-qwen2", "small-qwen3", "small-phi3",
-        "small-gemma2", "small-gemma3", "small-gpt2", "small-llama-dynamic", "small-qwen2-yarn"}) {
+  for (const char* name : {"llama", "llama-rope3", "llama-sharded-bf16", "small-mistral", "small-qwen2", "small-qwen3",
+                           "small-phi3", "small-gemma2", "small-gemma3", "small-gpt2", "small-llama-dynamic",
+                           "small-qwen2-yarn", "small-phi3-longrope"}) {
     ModelFolder folder(name);
     ASSERT_OK_AND_ASSIGN(const ModelConfig v5, ParseHfConfig(folder.Read("config.json"), "v5"));
     ASSERT_OK_AND_ASSIGN(const ModelConfig v4, ParseHfConfig(folder.Read("config.v4.json"), "v4"));
@@ -95,6 +96,8 @@ TEST(HfConfig, WhateverChangesTheResultChangesTheCanonicalText) {
       [](ModelConfig& c) { c.rope.scaling = RopeScaling::kNone; },
       [](ModelConfig& c) { c.rope.scaling = RopeScaling::kLinear; },
       [](ModelConfig& c) { c.rope.scaling = RopeScaling::kDynamic; },
+      [](ModelConfig& c) { c.rope.scaling = RopeScaling::kLongRope; },
+      [](ModelConfig& c) { c.rope.share = 0.5; },
       [](ModelConfig& c) { c.rope.factor = 2; },
       [](ModelConfig& c) { c.rope.low_freq_factor = 2; },
       [](ModelConfig& c) { c.rope.high_freq_factor = 8; },
@@ -181,6 +184,45 @@ TEST(HfConfig, ReadsYarnAndDynamicScaling) {
   EXPECT_THAT(parse(R"({"type":"dynamic"})"), StatusIs(kInvalid, HasSubstr("`rope_scaling.factor` is missing")));
 }
 
+TEST(HfConfig, ReadsLongRope) {
+  const auto parse = [](const std::string& type, const std::string& beside, const std::string& rope) {
+    return ParseHfConfig(R"({"model_type":")" + type +
+                             R"(","hidden_size":16,"intermediate_size":16,"num_hidden_layers":1,)"
+                             R"("num_attention_heads":2,"vocab_size":10,"max_position_embeddings":64,)" +
+                             beside + R"("rope_scaling":)" + rope + "}",
+                         "config.json");
+  };
+  const std::string factors = R"("short_factor":[1,1.5],"long_factor":[2,8])";
+  const std::string half = R"("partial_rotary_factor":0.5,"original_max_position_embeddings":16,)";
+  for (const char* type : {"longrope", "su"}) {
+    ASSERT_OK_AND_ASSIGN(const ModelConfig phi, parse("phi3", half, Cat(R"({"type":")", type, R"(",)", factors, "}")));
+    EXPECT_EQ(phi.rope.scaling, RopeScaling::kLongRope);
+    EXPECT_EQ(phi.rope.original_max_positions, 16);
+    EXPECT_EQ(phi.rope.turning(phi.head_dim), 4);
+    EXPECT_EQ(phi.rope.long_factors, (std::vector<double>{2, 8}));
+    EXPECT_NEAR(phi.rope.attention_factor, std::sqrt(1 + std::log(4) / std::log(16)), 1e-12);
+  }
+  const std::string four = R"("short_factor":[1,1,1,1],"long_factor":[2,2,2,2])";
+  ASSERT_OK_AND_ASSIGN(const ModelConfig llama,
+                       parse("llama", "",
+                             Cat(R"({"rope_type":"longrope","original_max_position_embeddings":32,)",
+                                 R"("attention_factor":1.25,)", four, "}")));
+  EXPECT_EQ(llama.rope.original_max_positions, 32);
+  EXPECT_EQ(llama.rope.attention_factor, 1.25);
+  EXPECT_THAT(parse("phi3", half, R"({"type":"longrope","short_factor":[1,2,3],"long_factor":[1,-1]})"),
+              StatusIs(kInvalid, AllOf(HasSubstr("short_factor has 3 numbers; expected 2"),
+                                       HasSubstr("long_factor has a number that is not positive"))));
+  EXPECT_THAT(parse("phi3", half, R"({"type":"longrope","short_factor":1,"long_factor":[1,"x"]})"),
+              StatusIs(kInvalid, AllOf(HasSubstr("`rope_scaling.short_factor`: expected a list of numbers, found 1"),
+                                       HasSubstr("`rope_scaling.long_factor`: expected a list of numbers"))));
+  EXPECT_THAT(parse("phi3", half, R"({"type":"longrope"})"),
+              StatusIs(kInvalid, HasSubstr("`rope_scaling.short_factor` is missing")));
+  EXPECT_THAT(parse("phi3", R"("partial_rotary_factor":0.4,)", R"({"type":"default"})"),
+              StatusIs(kInvalid, HasSubstr("partial_rotary_factor is 0.4, which is 3 of 8 elements")));
+  EXPECT_THAT(parse("llama", half, R"({"type":"default"})"),
+              StatusIs(kUnimplemented, HasSubstr("over a part of each head")));
+}
+
 TEST(HfConfig, EveryFaultIsToldAtOnce) {
   const auto parsed = ParseHfConfig(
       R"({"model_type":"llama","hidden_size":"64","intermediate_size":16,"num_attention_heads":2.5,"vocab_size":10,)"
@@ -206,8 +248,8 @@ TEST(HfConfig, RefusesWhatIsNotComputed) {
               StatusIs(kUnimplemented, HasSubstr("'t5' is not known; known: llama, mistral")));
   EXPECT_THAT(with(R"("a":1)"), StatusIs(kInvalid, HasSubstr("known: llama")));
   EXPECT_THAT(with(R"("model_type":"llama","hidden_act":"gelu")"), StatusIs(kUnimplemented, HasSubstr("gelu")));
-  EXPECT_THAT(with(R"("model_type":"llama","rope_scaling":{"rope_type":"longrope"})"),
-              StatusIs(kUnimplemented, HasSubstr("'longrope' is not known; known: default, linear, dynamic")));
+  EXPECT_THAT(with(R"("model_type":"llama","rope_scaling":{"rope_type":"xpos"})"),
+              StatusIs(kUnimplemented, HasSubstr("'xpos' is not known; known: default, linear, dynamic")));
   EXPECT_THAT(with(R"("model_type":"gemma2","use_bidirectional_attention":true)"),
               StatusIs(kUnimplemented, HasSubstr("`use_bidirectional_attention`: expected false")));
   EXPECT_THAT(with(R"("model_type":"qwen2","use_sliding_window":true,"layer_types":["full_attention","x"])"),

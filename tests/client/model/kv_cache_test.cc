@@ -50,11 +50,11 @@ class Decoding : public ::testing::TestWithParam<std::string> {
     return seen->logits;
   }
   std::vector<int32_t> Part(int64_t begin, int64_t end) const { return {row_.begin() + begin, row_.begin() + end}; }
-  // How far the dynamic scaling leaves the frequencies alone.
+  // How far the length leaves the frequencies alone.
   int64_t length() const {
     const auto n = static_cast<int64_t>(row_.size());
     const RopeConfig& rope = model_->config().rope;
-    return rope.scaling == RopeScaling::kDynamic ? std::min(n, rope.original_max_positions) : n;
+    return rope.depends_on_length() ? std::min(n, rope.original_max_positions) : n;
   }
 
   std::unique_ptr<Transformer> model_;
@@ -101,7 +101,7 @@ TEST_P(Decoding, PiecesOfSeveralSequencesAreThoseOfTheWhole) {
 }
 
 TEST_P(Decoding, GreedyTokensAreTheReferences) {
-  if (model_->config().rope.scaling == RopeScaling::kDynamic) {
+  if (model_->config().rope.depends_on_length()) {
     GTEST_SKIP() << "the reference computed every step anew, with the frequencies of its length";
   }
   std::vector<int32_t> next = Ids(testing::Tensor(expected_, "greedy_prompt")[0]);

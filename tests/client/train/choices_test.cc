@@ -44,9 +44,9 @@ TEST_P(ChoicesGolden, LogLikelihoodsAreThoseOfWholeRows) {
   ASSERT_THAT(files, testing::IsOk());
   ASSERT_OK_AND_ASSIGN(const auto model, model::Transformer::Load(*std::move(files), config::ComputeDType::kFp32,
                                                                   testing::TestDevice(), 1));
-  std::vector<int32_t> text;  // longer than the models' windows; with the dynamic scaling, than the original context
+  std::vector<int32_t> text;  // longer than the models' windows; where the length matters, than the original context
   const model::RopeConfig& rope = model->config().rope;
-  const int64_t length = rope.scaling == model::RopeScaling::kDynamic ? rope.original_max_positions + 5 : 24;
+  const int64_t length = rope.depends_on_length() ? rope.original_max_positions + 5 : 24;
   for (int32_t i = 0; i < length; ++i) text.push_back(3 + i * 5 % 31);
   const std::vector<data::ChoiceRow> rows = {Question(text, {{5}, {6, 7, 8}, {5, 9}}), Question({4}, {{4}, {1, 2}}),
                                              Question({text.begin(), text.begin() + 2}, {{9, 9, 9}, {8}})};
