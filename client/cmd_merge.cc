@@ -124,6 +124,8 @@ void AddMergeCommand(CLI::App& app, CommandContext& context) {
       ->add_option("--dtype", flags->dtype,
                    "Of the weights: f32, f16, bf16, for GGUF also q8_0; auto: HF as each tensor is (f32 where it was "
                    "quantised), GGUF bf16 where the model is, else f16")
+      // Training says fp32 where GGUF says f32.
+      ->transform(CLI::Transformer(std::map<std::string, std::string>{{"fp32", "f32"}, {"fp16", "f16"}}))
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0"}))
       ->capture_default_str();
   command->add_option("--max-shard-bytes", flags->max_shard_bytes, "Of one safetensors file; larger models are split")

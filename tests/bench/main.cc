@@ -13,7 +13,7 @@ namespace {
 using strata::bench::TrainCase;
 
 struct TrainFlags {
-  std::string dtype = "bf16";
+  std::string dtype = "bf16", base_dtype;
   uint32_t rank = 16;
   double alpha = 32;
 };
@@ -21,6 +21,12 @@ struct TrainFlags {
 int RunTrain(const TrainFlags& flags, TrainCase& bench) {
   strata::config::TrainOptions& options = bench.options;
   options.dtype = flags.dtype == "bf16" ? strata::config::ComputeDType::kBf16 : strata::config::ComputeDType::kFp32;
+  options.base_dtype = strata::config::ParseBaseDType(flags.base_dtype);
+  const std::string fault = strata::config::PrecisionFault(options.precision(), options.device.starts_with("cuda"));
+  if (!fault.empty()) {
+    std::cerr << "strata-bench: " << fault << "\n";
+    return 2;
+  }
   options.adapter.rank = flags.rank;
   options.adapter.alpha = flags.alpha;
   options.optimizer.max_grad_norm = 0;
@@ -51,8 +57,10 @@ int main(int argc, char** argv) {
   options.optimizer.learning_rate = 2e-4;
   CLI::App* train = app.add_subcommand("train", "The LoRA step: rows 1-6 and 14 of PERFORMANCE.md");
   train->add_option("--model", bench.model, "Model folder, GGUF file, or org/name in the HF cache")->required();
-  train->add_option("--data", bench.data, "JSONL as strata-client train takes it; without it random tokens");
+  train->add_option("--data", bench.data, "JSONL or Parquet as strata-client train takes it; without it random tokens");
   train->add_option("--dtype", flags.dtype, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}));
+  train->add_option("--base-dtype", flags.base_dtype, "fp32, bf16, int8 or nf4 (default: as --dtype)")
+      ->check(CLI::IsMember({"fp32", "bf16", "int8", "nf4"}));
   train->add_option("--device", options.device, "auto, cpu or cuda:N");
   train->add_option("--batch", options.batch_size, "Rows a step")->check(CLI::PositiveNumber);
   train->add_option("--seq", options.max_length, "Length of random rows; longer rows of a file are cut")

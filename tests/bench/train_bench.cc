@@ -132,6 +132,7 @@ Json Report(const TrainCase& bench, const Watch& watch) {
   const config::TrainOptions& options = bench.options;
   return {{"bench", "train"},
           {"dtype", options.dtype == config::ComputeDType::kBf16 ? "bf16" : "fp32"},
+          {"base_dtype", config::BaseDTypeWord(options.precision().base)},
           {"data", bench.data.empty() ? "random" : bench.data.substr(bench.data.rfind('/') + 1)},
           {"device", options.device},
           {"batch", options.batch_size},
@@ -164,7 +165,8 @@ absl::StatusOr<Json> RunTrainCase(const TrainCase& bench, runtime::Runtime runti
   options.steps = bench.warmup + bench.timed;
   options.checkpoint_steps = 0;
   train::ModelCache models(runtime.files, bench.threads);
-  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded, models.Get(bench.model, options.dtype, options.device));
+  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
+                          models.Get(bench.model, options.precision(), options.device));
   model::Transformer& model = *loaded->transformer;
   data::Rows rows;
   if (bench.data.empty()) {
