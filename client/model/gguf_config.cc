@@ -243,6 +243,7 @@ absl::Status CheckSayableInGguf(const ModelConfig& config, std::string_view plac
                               .attention_factor = YarnAmplitude(config.rope.factor, 1)};
     if (!(config.rope == standard)) return missing("yarn scaling with other than its usual parameters");
   }
+  if (config.unit != family->defaults.unit) return missing("another activation than the family's");
   if (config.query_scalar != ImpliedScalar(*family, config)) return missing("this query_pre_attn_scalar");
   const int64_t window = config.windows.empty() ? 0 : *std::max_element(config.windows.begin(), config.windows.end());
   if (config.windows != ImpliedWindows(*family, config.num_layers, window)) {

@@ -341,6 +341,10 @@ absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_vie
   if (!config.learned_positions) STRATA_RETURN_IF_ERROR(ReadRope(reader, *family, place, faults, config));
   if (faults.empty()) CheckNumbers(config, faults);
   ReadWindows(reader, *family, faults, config);
+  // No layer has one: the same model as where none is named.
+  if (std::all_of(config.windows.begin(), config.windows.end(), [](int64_t window) { return window == 0; })) {
+    config.windows.clear();
+  }
   STRATA_RETURN_IF_ERROR(faults.ToStatus(place));
   return config;
 }

@@ -216,6 +216,8 @@ TEST_F(GgufModelTest, SaysWhichFeaturesAFileCannotHold) {
   EXPECT_THAT(check("small-gemma2", as_is), StatusIs(kUnimplemented, HasSubstr("query_pre_attn_scalar")));
   EXPECT_THAT(check("small-mistral", as_is), StatusIs(kUnimplemented, HasSubstr("windows of 7 tokens")));
   EXPECT_OK(check("small-mistral", [](ModelConfig& c) { c.windows.clear(); }));
+  EXPECT_THAT(check("llama", [](ModelConfig& c) { c.unit = kernels::Unit::kGeglu; }),
+              StatusIs(kUnimplemented, HasSubstr("another activation")));
   EXPECT_THAT(check("small-llama-dynamic", as_is), StatusIs(kUnimplemented, HasSubstr("dynamic")));
   EXPECT_THAT(check("small-qwen2-yarn", as_is), StatusIs(kUnimplemented, HasSubstr("yarn")));
   EXPECT_OK(check("small-qwen2-yarn", [](ModelConfig& c) { c.rope.beta_fast = 32; }));

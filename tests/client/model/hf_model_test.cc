@@ -145,6 +145,9 @@ TEST(HfConfig, FillsInWhatEachFamilyImplies) {
   ASSERT_OK_AND_ASSIGN(const ModelConfig upper, parse(R"("model_type":"qwen3","sliding_window":7,)"
                                                       R"("use_sliding_window":true,"max_window_layers":3)"));
   EXPECT_EQ(upper.windows, (std::vector<int64_t>{0, 0, 0, 7}));
+  ASSERT_OK_AND_ASSIGN(const ModelConfig none, parse(R"("model_type":"qwen3","sliding_window":7,)"
+                                                     R"("use_sliding_window":true,"max_window_layers":4)"));
+  EXPECT_TRUE(none.windows.empty());
   EXPECT_EQ(upper.head_dim, 128);
   ASSERT_OK_AND_ASSIGN(const ModelConfig gemma2, parse(R"("model_type":"gemma2","final_logit_softcapping":null)"));
   EXPECT_EQ(gemma2.windows, (std::vector<int64_t>{4096, 0, 4096, 0}));
