@@ -84,6 +84,9 @@ struct Product {
   int64_t num_beside = 0;
   bool by_rows = true;
   bool accumulate = false;
+  // x has few rows, as in decoding: by rows, where nothing is added or stands beside, w is read as it lies. A row of y
+  // then has sums of another order, which does not depend on x's other rows either.
+  bool few_rows = false;
 };
 // Bytes of workspace that MatMul needs.
 int64_t MatMulWorkspace(const Product& product, int threads);

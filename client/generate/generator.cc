@@ -102,12 +102,20 @@ class Generation {
     }
   }
 
-  // One more token for each text.
+  // One more token for each text. Those that begin go through the model apart from those that go on, whose products
+  // are others: no text depends on what is written beside it.
   absl::Status Step() {
-    std::vector<model::Continuation> continuations;
+    std::vector<model::Continuation> beginning, going_on;
     for (size_t place = 0; place < places_.size(); ++place) {
-      if (places_[place].has_value()) continuations.push_back({place, std::move(places_[place]->pending)});
+      if (!places_[place].has_value()) continue;
+      (cache_->length(place) == 0 ? beginning : going_on).push_back({place, std::move(places_[place]->pending)});
     }
+    STRATA_RETURN_IF_ERROR(Pass(beginning));
+    return Pass(going_on);
+  }
+
+  absl::Status Pass(const std::vector<model::Continuation>& continuations) {
+    if (continuations.empty()) return absl::OkStatus();
     STRATA_ASSIGN_OR_RETURN(const at::Tensor logits, model_.Continue(continuations, *cache_));
     const auto vocabulary = static_cast<size_t>(logits.size(1));
     const auto* row = logits.const_data_ptr<float>();

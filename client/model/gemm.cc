@@ -20,6 +20,8 @@
 namespace strata::model {
 namespace {
 
+thread_local bool few_rows = false;
+
 void Multiply(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, bool accumulate) {
   at::Tensor out = y;
   if (accumulate) {
@@ -46,7 +48,8 @@ void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_
          .beside = w.beside.data(),
          .num_beside = static_cast<int64_t>(w.beside.size()),
          .by_rows = by_rows,
-         .accumulate = accumulate});
+         .accumulate = accumulate,
+         .few_rows = few_rows});
   }
 }
 
@@ -97,6 +100,9 @@ size_t AccumulateSome(std::span<const FactorProduct> products) {
 }  // namespace
 
 Operand::Operand(const at::Tensor& m) : matrix(m), rows(RowsOf(m)) {}
+
+FewRows::FewRows(bool few) : before_(few_rows) { few_rows = few; }
+FewRows::~FewRows() { few_rows = before_; }
 
 bool FoldsFactors(at::ScalarType type, at::Device device) { return type == at::kFloat && device.is_cpu(); }
 

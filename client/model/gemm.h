@@ -29,6 +29,19 @@ struct Operand {
 // Whether products of activations of this type and place can take added factors, and weights of another type.
 bool FoldsFactors(at::ScalarType type, at::Device device);
 
+// While it lives, this thread's products y = x w^T read w as it lies where they can (kernels/ops.h, few_rows): for
+// passes over one token of each sequence, which spend their time on reading w.
+class FewRows {
+ public:
+  explicit FewRows(bool few);
+  ~FewRows();
+  FewRows(const FewRows&) = delete;
+  FewRows& operator=(const FewRows&) = delete;
+
+ private:
+  bool before_;
+};
+
 // One of a step's gradients of factors: y += scale a^T b.
 struct FactorProduct {
   at::Tensor y, a, b;

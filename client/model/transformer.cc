@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/model/gemm.h"
 #include "client/model/pass.h"
 #include "client/model/processor.h"
 #include "client/model/step_graph.h"
@@ -356,6 +357,9 @@ absl::StatusOr<at::Tensor> Transformer::Continue(const std::vector<Continuation>
     c10::InferenceMode inference;
     const CachedRows rows = RowsBehind(cache, continuations);
     const PassInputs inputs = InputsOf(batch);
+    const FewRows few(std::all_of(continuations.begin(), continuations.end(), [&cache](const Continuation& c) {
+      return c.ids.size() == 1 && cache.length(c.sequence) > 0;
+    }));
     Pass pass({config(), weights_, sides_, arena_, {}, false, &rows}, inputs);
     pass.Forward(/*save=*/false, nullptr);
     rows.Keep(batch.starts);

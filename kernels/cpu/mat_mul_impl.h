@@ -9,7 +9,9 @@
 #include <utility>
 
 #include "kernels/cpu/decode.h"
+#include "kernels/cpu/few_rows_impl.h"
 #include "kernels/cpu/mat_mul.h"
+#include "kernels/cpu/vectors_impl.h"
 #include "kernels/cpu/widen.h"
 
 // NOLINTBEGIN(misc-definitions-in-headers,modernize-use-using): each including file is an instruction set of its own
@@ -17,15 +19,9 @@ namespace strata::kernels {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16;
 constexpr int kTileRows = 12;
 constexpr int64_t kMaxBlock = 240;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-constexpr int kTileRows = 6;
-constexpr int64_t kMaxBlock = 288;
 #else
-constexpr int kLanes = 4;
 constexpr int kTileRows = 6;
 constexpr int64_t kMaxBlock = 288;
 #endif
@@ -34,27 +30,6 @@ constexpr int kPanel = 2 * kLanes;
 // Panels packed together, and rows of x that meet them: a multiple of kTileRows that fits the second-level cache.
 constexpr int64_t kGroup = 32;
 constexpr int64_t kRowBlock = 192;
-
-typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
-typedef float VecAt __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
-typedef uint16_t HalfAt __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(alignof(uint16_t)), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));
-
-constexpr int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t RoundUp(int64_t a, int64_t b) { return DivideUp(a, b) * b; }
-inline int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
-
-inline Vec Load(const float* p) { return *reinterpret_cast<const VecAt*>(p); }
-inline Vec Load(const uint16_t* p) {
-  return reinterpret_cast<Vec>(__builtin_convertvector(*reinterpret_cast<const HalfAt*>(p), Bits) << 16);
-}
-inline void Store(float* p, Vec v) { *reinterpret_cast<VecAt*>(p) = v; }
-
-template <typename T>
-inline const T* Row(const Rows& m, int64_t row) {
-  return static_cast<const T*>(m.data) + row * m.stride;
-}
 
 int64_t Depth(const Product& p) { return p.transposed_x ? p.x.rows : p.x.cols; }
 int64_t Tokens(const Product& p) { return p.transposed_x ? p.x.cols : p.x.rows; }
@@ -348,9 +323,6 @@ void PanelProduct(const Product& p, const float* packed, const float* panel, con
   }
 }
 
-// Stands for the element type of quantised weights.
-struct Quantised {};
-
 // out[p][j] = m[row + p][col + j] for p < depth, j < kPanel; zero where a column lies past the end.
 template <>
 void PackByColumns<Quantised>(const Rows& m, int64_t row, int64_t col, int64_t depth, float* out) {
@@ -410,7 +382,19 @@ void ColumnsOf(const Product& p, const float* packed, int64_t begin, int64_t end
   }
 }
 
+// Whether w may be read as it lies: a rule that must not depend on how many rows x has.
+bool HasFewRows(const Product& p) {
+  const bool fits = !IsQuantised(p.w.type) || kTogether * p.w.cols <= ScratchFloats(p);
+  return p.few_rows && p.by_rows && !p.transposed_x && p.num_added == 0 && p.num_beside == 0 && fits;
+}
+
 void Columns(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
+  if (HasFewRows(p)) {
+    begin *= kPanel;
+    end = Least(end * kPanel, p.y.cols);
+    if (IsQuantised(p.w.type)) return DotsOf<Quantised>(p, begin, end, scratch);
+    return p.w.type == Type::kF32 ? DotsOf<float>(p, begin, end, scratch) : DotsOf<uint16_t>(p, begin, end, scratch);
+  }
   if (IsQuantised(p.w.type)) return ColumnsOf<Quantised>(p, packed, begin, end, scratch);
   p.w.type == Type::kF32 ? ColumnsOf<float>(p, packed, begin, end, scratch)
                          : ColumnsOf<uint16_t>(p, packed, begin, end, scratch);

@@ -28,6 +28,7 @@ struct Form {
   bool by_rows = true, accumulate = false, transposed_x = false;
   Type type = Type::kF32;
   float scale = 1;
+  bool few_rows = false;
 };
 
 // Values in (-1, 1) that bf16 holds exactly.
@@ -71,7 +72,8 @@ class Case {
                 .added = &factors_,
                 .num_added = s.rank > 0 ? 1 : 0,
                 .by_rows = form.by_rows,
-                .accumulate = form.accumulate};
+                .accumulate = form.accumulate,
+                .few_rows = form.few_rows};
     if (!form.transposed_x) PlaceBeside();
     product_.w.type = form.type;
     if (form.type == Type::kBF16) product_.w.data = halves_.data();
@@ -212,6 +214,10 @@ class MatMulTest : public ::testing::TestWithParam<MatMulVariant> {};
 
 std::vector<Form> Forms() {
   std::vector<Form> forms;
+  for (const Type type : {Type::kF32, Type::kBF16, Type::kInt8, Type::kNf4}) {
+    for (const bool accumulate : {true, false})
+      forms.push_back({.accumulate = accumulate, .type = type, .scale = accumulate ? 0.75F : 1.0F, .few_rows = true});
+  }
   for (const bool by_rows : {true, false}) {
     for (const bool accumulate : {true, false}) {
       for (const bool transposed_x : {true, false}) {
@@ -232,11 +238,27 @@ TEST_P(MatMulTest, EqualsTheSumOfProducts) {
   for (const Shape& shape : Shapes()) {
     for (const Form& form : Forms()) {
       SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, " << shape.rows << " x " << shape.cols
-                                      << ", by rows " << form.by_rows << ", transposed x " << form.transposed_x
-                                      << ", type " << static_cast<int>(form.type));
+                                      << ", few rows " << form.few_rows << ", by rows " << form.by_rows
+                                      << ", transposed x " << form.transposed_x << ", type "
+                                      << static_cast<int>(form.type));
       Case c(shape, form);
       RunOn(*GetParam().table, c.product());
       c.Check();
+    }
+  }
+}
+
+TEST_P(MatMulTest, OfFewRowsEachIsAsItIsAlone) {
+  for (const Type type : {Type::kF32, Type::kBF16, Type::kInt8, Type::kNf4}) {
+    Case all({.tokens = 5, .rows = 70, .cols = 101}, {.type = type, .few_rows = true});
+    RunOn(*GetParam().table, all.product());
+    for (int64_t t = 0; t < 5; ++t) {
+      Case alone({.tokens = 1, .rows = 70, .cols = 101}, {.type = type, .few_rows = true});
+      Product product = alone.product();
+      product.x.data = static_cast<float*>(all.product().x.data) + t * all.product().x.stride;
+      RunOn(*GetParam().table, product);
+      for (int64_t o = 0; o < 70; ++o)
+        EXPECT_EQ(alone.y()[static_cast<size_t>(o)], all.y()[static_cast<size_t>(t * all.product().y.stride + o)]);
     }
   }
 }

@@ -1,0 +1,87 @@
+// The matrix product of a few rows of x: w's rows are read once, as they lie, and each gives dot products with all of
+// x. Packing w, as mat_mul_impl.h does, would be most of the work. Internal linkage as in row_ops_impl.h.
+#ifndef STRATA_KERNELS_CPU_FEW_ROWS_IMPL_H_
+#define STRATA_KERNELS_CPU_FEW_ROWS_IMPL_H_
+
+#include <type_traits>
+
+#include "kernels/cpu/decode.h"
+#include "kernels/cpu/vectors_impl.h"
+#include "kernels/cpu/widen.h"
+
+// NOLINTBEGIN(misc-definitions-in-headers,google-build-namespaces): as in mat_mul_impl.h
+namespace strata::kernels {
+namespace {
+
+// Stands for the element type of quantised weights.
+struct Quantised {};
+
+constexpr int kTogether = 4;  // rows of w that meet a few rows of x at once
+
+// The sum of a vector's lanes, halves first.
+inline float SumOf(Vec v) {
+  float lanes[kLanes];
+  Store(lanes, v);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+// y[t + i][col + j] (+)= scale * x[t + i] . w[j] for i < kX, j < kW; `w`: row j is at w + j * stride.
+template <typename T, int kX, int kW>
+inline void Dots(const Product& p, int64_t t, const T* w, int64_t stride, int64_t col) {
+  const float* x = Row<float>(p.x, t);
+  const int64_t whole = p.x.cols / kLanes * kLanes;
+  Vec sum[kX][kW] = {};
+  for (int64_t k = 0; k < whole; k += kLanes) {
+    Vec b[kW];
+#pragma GCC unroll 4
+    for (int j = 0; j < kW; ++j) b[j] = Load(w + j * stride + k);
+#pragma GCC unroll 4
+    for (int i = 0; i < kX; ++i) {
+      const Vec a = Load(x + i * p.x.stride + k);
+#pragma GCC unroll 4
+      for (int j = 0; j < kW; ++j) sum[i][j] += a * b[j];
+    }
+  }
+  for (int i = 0; i < kX; ++i) {
+    float* y = static_cast<float*>(p.y.data) + (t + i) * p.y.stride + col;
+    for (int j = 0; j < kW; ++j) {
+      float total = SumOf(sum[i][j]);
+      for (int64_t k = whole; k < p.x.cols; ++k) total += x[i * p.x.stride + k] * Widen(w[j * stride + k]);
+      y[j] = p.accumulate ? y[j] + p.scale * total : p.scale * total;
+    }
+  }
+}
+
+template <typename T, int kW>
+void AllDots(const Product& p, const T* w, int64_t stride, int64_t col) {
+  int64_t t = 0;
+  for (; t + 2 <= p.x.rows; t += 2) Dots<T, 2, kW>(p, t, w, stride, col);
+  if (t < p.x.rows) Dots<T, 1, kW>(p, t, w, stride, col);
+}
+
+// Columns [begin, end) of y, w's rows as they lie or, quantised, decoded some at a time.
+template <typename T>
+void DotsOf(const Product& p, int64_t begin, int64_t end, float* scratch) {
+  for (int64_t col = begin; col < end; col += kTogether) {
+    const bool together = col + kTogether <= end;
+    if constexpr (std::is_same_v<T, Quantised>) {
+      const int64_t rows = together ? kTogether : end - col;
+      for (int64_t r = 0; r < rows; ++r) DecodeRow(p.w, ScaleBook(), col + r, 0, p.w.cols, scratch + r * p.w.cols);
+      if (together) AllDots<float, kTogether>(p, scratch, p.w.cols, col);
+      for (int64_t r = 0; !together && r < rows; ++r) AllDots<float, 1>(p, scratch + r * p.w.cols, p.w.cols, col + r);
+    } else if (together) {
+      AllDots<T, kTogether>(p, Row<T>(p.w, col), p.w.stride, col);
+    } else {
+      for (int64_t c = col; c < end; ++c) AllDots<T, 1>(p, Row<T>(p.w, c), p.w.stride, c);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace strata::kernels
+// NOLINTEND(misc-definitions-in-headers,google-build-namespaces)
+
+#endif  // STRATA_KERNELS_CPU_FEW_ROWS_IMPL_H_

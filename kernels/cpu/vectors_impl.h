@@ -1,0 +1,47 @@
+// A vector of the instruction set that the including .cc is compiled for, and rows that are read by it. Internal
+// linkage as in row_ops_impl.h.
+#ifndef STRATA_KERNELS_CPU_VECTORS_IMPL_H_
+#define STRATA_KERNELS_CPU_VECTORS_IMPL_H_
+
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+// NOLINTBEGIN(misc-definitions-in-headers,modernize-use-using,google-build-namespaces): as in mat_mul_impl.h
+namespace strata::kernels {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef float VecAt __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
+typedef uint16_t HalfAt __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(alignof(uint16_t)), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+
+constexpr int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t RoundUp(int64_t a, int64_t b) { return DivideUp(a, b) * b; }
+inline int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+inline Vec Load(const float* p) { return *reinterpret_cast<const VecAt*>(p); }
+inline Vec Load(const uint16_t* p) {
+  return reinterpret_cast<Vec>(__builtin_convertvector(*reinterpret_cast<const HalfAt*>(p), Bits) << 16);
+}
+inline void Store(float* p, Vec v) { *reinterpret_cast<VecAt*>(p) = v; }
+
+template <typename T>
+inline const T* Row(const Rows& m, int64_t row) {
+  return static_cast<const T*>(m.data) + row * m.stride;
+}
+
+}  // namespace
+}  // namespace strata::kernels
+// NOLINTEND(misc-definitions-in-headers,modernize-use-using,google-build-namespaces)
+
+#endif  // STRATA_KERNELS_CPU_VECTORS_IMPL_H_
