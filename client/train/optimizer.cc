@@ -16,10 +16,10 @@ namespace strata::train {
 namespace {
 
 void ComposedStep(const peft::AdapterState& state, const kernels::AdamWStep& s) {
-  at::Tensor p = state.values();
-  at::Tensor m = state.first_moments();
-  at::Tensor v = state.second_moments();
-  at::Tensor gradient = state.gradients();
+  const at::Tensor& p = state.values();
+  const at::Tensor& m = state.first_moments();
+  const at::Tensor& v = state.second_moments();
+  const at::Tensor& gradient = state.gradients();
   const at::Tensor g = gradient * s.gradient_scale;
   m.lerp_(g, 1 - s.beta1);
   v.mul_(s.beta2).addcmul_(g, g, 1 - s.beta2);
