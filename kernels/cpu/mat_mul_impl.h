@@ -21,14 +21,16 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int kTileRows = 12;
 constexpr int64_t kMaxBlock = 240;
+constexpr int64_t kGroup = 32;
 #else
 constexpr int kTileRows = 6;
-constexpr int64_t kMaxBlock = 288;
+constexpr int64_t kMaxBlock = 576;
+constexpr int64_t kGroup = 8;
 #endif
-// kMaxBlock of the depth at once: a multiple of kTileRows whose panel and tile of x share the first-level cache.
+// kMaxBlock of the depth at once, a multiple of kTileRows: the longer, the less often y is read again; its panel comes
+// from the first or, as fast, the second-level cache. Panels packed together (kGroup) stay in the second, and so do
+// the rows of x that meet them (kRowBlock, a multiple of kTileRows).
 constexpr int kPanel = 2 * kLanes;
-// Panels packed together, and rows of x that meet them: a multiple of kTileRows that fits the second-level cache.
-constexpr int64_t kGroup = 32;
 constexpr int64_t kRowBlock = 192;
 
 int64_t Depth(const Product& p) { return p.transposed_x ? p.x.rows : p.x.cols; }
@@ -44,6 +46,7 @@ struct Meeting {
 inline void Multiply(const Meeting& m, Vec (&sum)[kTileRows][2]) {
   const float* a = m.a;
   const float* b = m.b;
+#pragma GCC unroll 4
   for (int64_t p = 0; p < m.depth; ++p, a += kTileRows, b += kPanel) {
     const Vec b0 = Load(b);
     const Vec b1 = Load(b + kLanes);
