@@ -10,6 +10,7 @@ namespace strata::kernels {
 
 struct MatMulOps {
   int64_t tile_rows, panel_columns;
+  int64_t group;  // panels that are packed together
   // Floats that `pack` writes, and of scratch memory of one call of `columns`.
   int64_t (*packed_floats)(const Product& product);
   int64_t (*scratch_floats)(const Product& product);

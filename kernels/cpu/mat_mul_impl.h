@@ -406,6 +406,7 @@ void Columns(const Product& p, const float* packed, int64_t begin, int64_t end, 
 constexpr MatMulOps kTable = {
     .tile_rows = kTileRows,
     .panel_columns = kPanel,
+    .group = kGroup,
     .packed_floats = PackedFloats,
     .scratch_floats = ScratchFloats,
     .pack = Pack,

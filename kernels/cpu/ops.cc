@@ -106,12 +106,15 @@ void MatMul(const Product& product, void* workspace, int threads) {
   const int64_t panels = (product.y.cols + ops.panel_columns - 1) / ops.panel_columns;
   Ranges(tiles, 8, threads, [&](int64_t begin, int64_t end) { ops.pack(product, begin, end, packed); });
   ops.pack_added(product, packed);
-  const int64_t parts = std::clamp<int64_t>(panels, 1, std::max(threads, 1));
-  Ranges(parts, 1, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      ops.columns(product, packed, panels * part / parts, panels * (part + 1) / parts, scratch + part * scratch_floats);
-    }
-  });
+  // As many a thread as keep it busy where it is slower than the others.
+  const int64_t team = std::max(threads, 1);
+  const int64_t rounds = (panels + ops.group * team - 1) / (ops.group * team);
+  const int64_t parts = std::clamp<int64_t>(rounds * team, 1, std::max<int64_t>(panels, 1));
+#pragma omp parallel for num_threads(std::max(threads, 1)) schedule(dynamic, 1) if (threads > 1 && parts > 1)
+  for (int64_t part = 0; part < parts; ++part) {
+    ops.columns(product, packed, panels * part / parts, panels * (part + 1) / parts,
+                scratch + omp_get_thread_num() * scratch_floats);
+  }
 }
 
 void Norm(const Rows& x, const NormWeights& norm, const Rows& out, float* rstd, int threads) {
