@@ -43,14 +43,7 @@ struct ScaledCopy {
 // All of them in one launch. `copies` on the device; they write matrices of `type`.
 int CopyScaled(const ScaledCopy* copies, int64_t count, Type type, void* stream);
 
-// out[c * wide_step + r * narrow_step] += scale * sum over tokens t of wide[t][c] * narrow[t][r]; bf16 rows, out fp32.
-// One of the steps is 1. dB of scale * B: wide dy, narrow s; dA: wide x, narrow ds.
-struct FactorGradient {
-  Rows wide, narrow;
-  float* out = nullptr;
-  int64_t wide_step = 0, narrow_step = 0;
-  float scale = 1;
-};
+// Gradients of factors from bf16 rows.
 inline constexpr int64_t kMostFactorTasks = 4;
 inline constexpr int64_t kMostFactorRank = 64;
 inline constexpr int64_t kFactorWorkspace = 12 << 20;  // bytes

@@ -64,20 +64,17 @@ struct LowRank {
   int64_t first_row = 0;
 };
 
-// Columns beside those of x, with the rows beside those of w that they meet, for a range of y's columns. fp32. Not with
-// a transposed x.
+// Columns beside those of x, with the rows beside those of w that they meet, for a range of y's columns. fp32.
 struct Beside {
   Rows x;                 // [x's rows, r]
   Rows w;                 // by rows: [n, r], added to y's columns [first_col, first_col + n); else [r, y's columns]
   int64_t first_col = 0;  // by rows
 };
 
-// by_rows: y (+)= scale x (w + added)^T; else y (+)= scale x (w + added); plus scale times each product of what stands
-// beside. x and y fp32; w of any type, widened to fp32 as it is read. y overlaps none of them.
+// by_rows: y (+)= x (w + added)^T; else y (+)= x (w + added); plus each product of what stands beside. x and y fp32; w of
+// any type, widened to fp32 as it is read. y overlaps none of them.
 struct Product {
   Rows x, w, y;
-  bool transposed_x = false;  // x^T is stored
-  float scale = 1;
   const LowRank* added = nullptr;
   int64_t num_added = 0;
   const Beside* beside = nullptr;
@@ -92,6 +89,19 @@ struct Product {
 int64_t MatMulWorkspace(const Product& product, int threads);
 // `workspace` is overwritten. The result does not depend on the thread count.
 void MatMul(const Product& product, void* workspace, int threads);
+
+// out[c * wide_step + r * narrow_step] += scale * sum over tokens t of wide[t][c] * narrow[t][r]; out fp32. One of the
+// steps is 1. dB of scale * B: wide dy, narrow s; dA: wide x, narrow ds.
+struct FactorGradient {
+  Rows wide, narrow;
+  float* out = nullptr;
+  int64_t wide_step = 0, narrow_step = 0;
+  float scale = 1;
+};
+// Bytes of workspace that AccumulateFactors needs.
+int64_t FactorsWorkspace(int threads);
+// All of them, which share no `out`; fp32 rows. The result does not depend on the thread count.
+void AccumulateFactors(const FactorGradient* gradients, int64_t count, void* workspace, int threads);
 
 // A norm's weights, fp32 [cols / heads]: each of the `heads` equal pieces of a row is normed on its own. Without a bias
 // RmsNorm: out = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + epsilon). With one LayerNorm: out = (x - mean) * rstd *

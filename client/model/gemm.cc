@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "client/model/arena.h"
@@ -53,10 +54,7 @@ void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_
   }
 }
 
-#ifdef STRATA_CUDA
-namespace cuda = kernels::cuda;
-
-cuda::FactorGradient GradientOf(const FactorProduct& p) {
+kernels::FactorGradient GradientOf(const FactorProduct& p) {
   const bool wide_a = p.a.size(1) >= p.b.size(1);  // dB; else dA
   return {.wide = RowsOf(wide_a ? p.a : p.b),
           .narrow = RowsOf(wide_a ? p.b : p.a),
@@ -65,6 +63,19 @@ cuda::FactorGradient GradientOf(const FactorProduct& p) {
           .narrow_step = wide_a ? 1 : p.y.stride(0),
           .scale = static_cast<float>(p.scale)};
 }
+
+bool OnProcessor(const FactorProduct& p) { return FoldsFactors(p.a.scalar_type(), p.a.device()); }
+
+void AccumulateOnProcessor(std::span<const FactorProduct> products) {
+  std::vector<kernels::FactorGradient> gradients;
+  for (const FactorProduct& p : products) gradients.push_back(GradientOf(p));
+  const int threads = at::get_num_threads();
+  kernels::AccumulateFactors(gradients.data(), static_cast<int64_t>(gradients.size()),
+                             Workspace(kernels::FactorsWorkspace(threads)), threads);
+}
+
+#ifdef STRATA_CUDA
+namespace cuda = kernels::cuda;
 
 // Zero at first; steps follow one another on a device's current stream.
 void* FactorWorkspace(at::Device device) {
@@ -82,7 +93,7 @@ void* FactorWorkspace(at::Device device) {
 size_t AccumulateSome(std::span<const FactorProduct> products) {
   const at::Device device = products[0].a.device();
   if (!device.is_cuda() || at::cuda::getDeviceProperties(device.index())->major < 8) return 0;
-  std::array<cuda::FactorGradient, cuda::kMostFactorTasks> tasks;
+  std::array<kernels::FactorGradient, cuda::kMostFactorTasks> tasks;
   size_t count = 0;
   while (count < tasks.size() && count < products.size()) {
     tasks[count] = GradientOf(products[count]);
@@ -115,25 +126,18 @@ void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool a
 }
 
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale) {
+  const FactorProduct product = {y, a, b, scale};
+  if (OnProcessor(product)) return AccumulateOnProcessor({&product, 1});
   at::Tensor out = y;
-  if (!FoldsFactors(a.scalar_type(), a.device())) {
-    if (a.is_cuda() && a.scalar_type() != at::kFloat) {
-      at::addmm_out(out, y, a.t(), b, at::kFloat, 1, scale);
-    } else {
-      out.add_(at::mm(a.t(), b), scale);
-    }
-  } else if (a.size(0) > 0) {
-    Run({.x = RowsOf(a),
-         .w = RowsOf(b),
-         .y = RowsOf(y),
-         .transposed_x = true,
-         .scale = static_cast<float>(scale),
-         .by_rows = false,
-         .accumulate = true});
+  if (a.is_cuda() && a.scalar_type() != at::kFloat) {
+    at::addmm_out(out, y, a.t(), b, at::kFloat, 1, scale);
+  } else {
+    out.add_(at::mm(a.t(), b), scale);
   }
 }
 
 void AccumulateEach(std::span<const FactorProduct> products) {
+  if (!products.empty() && OnProcessor(products[0])) return AccumulateOnProcessor(products);
   size_t done = 0;
   while (done < products.size()) {
 #ifdef STRATA_CUDA

@@ -56,8 +56,8 @@ void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool a
 // y += scale * a^T b. a [t, m], b [t, n], y [m, n] always fp32.
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale);
 
-// Each of them as AccumulateTN, in few launches where a device has a kernel for it: one of a and b has a rank's
-// columns.
+// Each of them as AccumulateTN, at once or in few launches where there is a kernel for it: one of a and b has a rank's
+// columns. All of one type and place; no two share a y.
 void AccumulateEach(std::span<const FactorProduct> products);
 
 }  // namespace strata::model

@@ -1,5 +1,4 @@
-// The loops of attention.h, over the tiles of mat_mul_impl.h, which is included before it; STRATA_ATTENTION_OPS is the
-// name of the table's function.
+// The loops of attention.h, over the tiles of tile_impl.h; STRATA_ATTENTION_OPS is the name of the table's function.
 //
 // A head's keys and values are packed once. Blocks of queries meet all the keys that one of them sees: scores, softmax
 // and weights lie in rows that are as long as the document, never in a square.
@@ -7,6 +6,7 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/exp.h"
+#include "kernels/cpu/tile_impl.h"
 
 // NOLINTBEGIN(misc-definitions-in-headers,modernize-use-using): each including file is an instruction set of its own
 namespace strata::kernels {
@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kQueries = 8 * kTileRows;  // of a block
 
 // Columns of one head in a matrix of heads, rows of one document.
-Rows Part(const Rows& m, const AttentionTask& task, int64_t head, int64_t head_dim) {
+Rows HeadOf(const Rows& m, const AttentionTask& task, int64_t head, int64_t head_dim) {
   return {.data = static_cast<float*>(m.data) + task.first * m.stride + head * head_dim,
           .type = Type::kF32,
           .rows = task.length,
@@ -65,8 +65,7 @@ void PackRows(const Rows& m, float* out) {
 
 // Panels of columns: out[panel][row][col].
 void PackColumns(const Rows& m, float* out) {
-  for (int64_t col = 0; col < m.cols; col += kPanel, out += m.rows * kPanel)
-    PackByColumns<float>(m, 0, col, m.rows, out);
+  PackByColumns<float>(m, 0, 0, m.rows, {.data = out, .count = DivideUp(m.cols, kPanel), .step = m.rows * kPanel});
 }
 
 // Queries [first, end) and the keys [first_key, end) that one of them sees; first_key begins a panel.
@@ -186,10 +185,10 @@ void AttendForward(const AttentionShape& shape, const AttentionTask& task, const
                    float* memory) {
   AttentionScratch scratch(shape, task.length, memory);
   const int64_t kv = shape.heads + task.head / (shape.heads / shape.kv_heads);
-  const Rows q = Part(qkv, task, task.head, shape.head_dim);
-  PackRows(Part(qkv, task, kv, shape.head_dim), scratch.keys);
-  PackColumns(Part(qkv, task, kv + shape.kv_heads, shape.head_dim), scratch.values);
-  const Rows o = Part(out.o, task, task.head, shape.head_dim);
+  const Rows q = HeadOf(qkv, task, task.head, shape.head_dim);
+  PackRows(HeadOf(qkv, task, kv, shape.head_dim), scratch.keys);
+  PackColumns(HeadOf(qkv, task, kv + shape.kv_heads, shape.head_dim), scratch.values);
+  const Rows o = HeadOf(out.o, task, task.head, shape.head_dim);
   for (int64_t first = 0; first < task.length; first += kQueries) {
     const QueryBlock block = BlockAt(shape, first, task.length);
     TimesKeys(q, shape.scale, scratch.keys, block, scratch.tile, scratch.scores, scratch.stride);
@@ -239,14 +238,14 @@ void AttendBackward(const AttentionShape& shape, const AttentionTask& task, cons
   scratch.TakeBackward(shape, task.length);
   const int64_t dim = shape.head_dim;
   const int64_t kv = shape.heads + task.head / (shape.heads / shape.kv_heads);
-  const Rows q = Part(gradient.qkv, task, task.head, dim);
-  const Rows k = Part(gradient.qkv, task, kv, dim);
+  const Rows q = HeadOf(gradient.qkv, task, task.head, dim);
+  const Rows k = HeadOf(gradient.qkv, task, kv, dim);
   PackRows(k, scratch.keys);
   PackColumns(k, scratch.keys_by_columns);
-  PackRows(Part(gradient.qkv, task, kv + shape.kv_heads, dim), scratch.values_by_rows);
-  const Rows o = Part(gradient.forward.o, task, task.head, dim);
-  const Rows d_o = Part(gradient.d_o, task, task.head, dim);
-  const Rows dq = Part(gradient.dqkv, task, task.head, dim);
+  PackRows(HeadOf(gradient.qkv, task, kv + shape.kv_heads, dim), scratch.values_by_rows);
+  const Rows o = HeadOf(gradient.forward.o, task, task.head, dim);
+  const Rows d_o = HeadOf(gradient.d_o, task, task.head, dim);
+  const Rows dq = HeadOf(gradient.dqkv, task, task.head, dim);
   const Rows dk = {.data = dk_data, .rows = task.length, .cols = dim, .stride = dim};
   const Rows dv = {.data = dv_data, .rows = task.length, .cols = dim, .stride = dim};
   for (int64_t i = 0; i < task.length * dim; ++i) dk_data[i] = dv_data[i] = 0;

@@ -28,7 +28,7 @@ inline float SumOf(Vec v) {
   return lanes[0];
 }
 
-// y[t + i][col + j] (+)= scale * x[t + i] . w[j] for i < kX, j < kW; `w`: row j is at w + j * stride.
+// y[t + i][col + j] (+)= x[t + i] . w[j] for i < kX, j < kW; `w`: row j is at w + j * stride.
 template <typename T, int kX, int kW>
 inline void Dots(const Product& p, int64_t t, const T* w, int64_t stride, int64_t col) {
   const float* x = Row<float>(p.x, t);
@@ -50,7 +50,7 @@ inline void Dots(const Product& p, int64_t t, const T* w, int64_t stride, int64_
     for (int j = 0; j < kW; ++j) {
       float total = SumOf(sum[i][j]);
       for (int64_t k = whole; k < p.x.cols; ++k) total += x[i * p.x.stride + k] * Widen(w[j * stride + k]);
-      y[j] = p.accumulate ? y[j] + p.scale * total : p.scale * total;
+      y[j] = p.accumulate ? y[j] + total : total;
     }
   }
 }
@@ -78,6 +78,16 @@ void DotsOf(const Product& p, int64_t begin, int64_t end, float* scratch) {
       for (int64_t c = col; c < end; ++c) AllDots<T, 1>(p, Row<T>(p.w, c), p.w.stride, c);
     }
   }
+}
+
+// A rule that must not depend on how many rows x has.
+bool HasFewRows(const Product& p) { return p.few_rows && p.by_rows && p.num_added == 0 && p.num_beside == 0; }
+
+int64_t FewRowsScratchFloats(const Product& p) { return IsQuantised(p.w.type) ? kTogether * p.w.cols : 0; }
+
+void FewRowsColumns(const Product& p, int64_t begin, int64_t end, float* scratch) {
+  if (IsQuantised(p.w.type)) return DotsOf<Quantised>(p, begin, end, scratch);
+  p.w.type == Type::kF32 ? DotsOf<float>(p, begin, end, scratch) : DotsOf<uint16_t>(p, begin, end, scratch);
 }
 
 }  // namespace

@@ -8,18 +8,20 @@
 
 namespace strata::kernels {
 
+// A product's work: `packs` pieces that write the packed operands, then `parts` that read them, each with scratch memory
+// of its own. Pieces of either kind go in any order and at once.
+struct MatMulPlan {
+  int64_t packs = 0, parts = 0;
+  int64_t packed_floats = 0, scratch_floats = 0;
+};
+
 struct MatMulOps {
-  int64_t tile_rows, panel_columns;
-  int64_t group;  // panels that are packed together
-  // Floats that `pack` writes, and of scratch memory of one call of `columns`.
-  int64_t (*packed_floats)(const Product& product);
-  int64_t (*scratch_floats)(const Product& product);
-  // Row tiles [begin, end) of x into `packed`.
+  // Parts for so many threads. What a product computes does not depend on them.
+  MatMulPlan (*plan)(const Product& product, int threads);
+  // Pieces [begin, end) of the packed operands.
   void (*pack)(const Product& product, int64_t begin, int64_t end, float* packed);
-  // The factors of w behind them.
-  void (*pack_added)(const Product& product, float* packed);
-  // Column panels [begin, end) of y. `scratch` is the thread's own.
-  void (*columns)(const Product& product, const float* packed, int64_t begin, int64_t end, float* scratch);
+  // Part `part` of `parts`.
+  void (*compute)(const Product& product, const float* packed, int64_t part, int64_t parts, float* scratch);
 };
 
 const MatMulOps& BaselineMatMulOps();

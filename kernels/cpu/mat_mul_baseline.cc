@@ -1,5 +1,6 @@
 #define STRATA_MAT_MUL_OPS BaselineMatMulOps
 #define STRATA_ATTENTION_OPS BaselineAttentionOps
-#include "kernels/cpu/mat_mul_impl.h"
-// Behind it, whose tiles it is made of.
+#define STRATA_FACTOR_OPS BaselineFactorOps
 #include "kernels/cpu/attention_impl.h"
+#include "kernels/cpu/factors_impl.h"
+#include "kernels/cpu/mat_mul_impl.h"

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/factor_ops.h"
 #include "kernels/cpu/mat_mul.h"
 #include "kernels/cpu/row_ops.h"
 
@@ -16,15 +17,16 @@ struct Variant {
   const RowOps& rows;
   const MatMulOps& mat_mul;
   const AttentionOps& attention;
+  const FactorOps& factors;
 };
 
 Variant Choose() {
   if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
       __builtin_cpu_supports("avx512dq") != 0)
-    return {.rows = Avx512RowOps(), .mat_mul = Avx512MatMulOps(), .attention = Avx512AttentionOps()};
+    return {.rows = Avx512RowOps(), .mat_mul = Avx512MatMulOps(), .attention = Avx512AttentionOps(), .factors = Avx512FactorOps()};
   if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
-    return {.rows = Avx2RowOps(), .mat_mul = Avx2MatMulOps(), .attention = Avx2AttentionOps()};
-  return {.rows = BaselineRowOps(), .mat_mul = BaselineMatMulOps(), .attention = BaselineAttentionOps()};
+    return {.rows = Avx2RowOps(), .mat_mul = Avx2MatMulOps(), .attention = Avx2AttentionOps(), .factors = Avx2FactorOps()};
+  return {.rows = BaselineRowOps(), .mat_mul = BaselineMatMulOps(), .attention = BaselineAttentionOps(), .factors = BaselineFactorOps()};
 }
 
 const Variant& Chosen() {
@@ -45,6 +47,13 @@ void Ranges(int64_t count, int64_t grain, int threads, const F& work) {
   }
 #pragma omp parallel for num_threads(parts) schedule(static)
   for (int64_t part = 0; part < parts; ++part) work(count * part / parts, count * (part + 1) / parts);
+}
+
+// work(i, thread) for each i in [0, count), handed out as threads come free.
+template <typename F>
+void Dynamic(int64_t count, int threads, const F& work) {
+#pragma omp parallel for num_threads(std::max(threads, 1)) schedule(dynamic, 1) if (threads > 1 && count > 1)
+  for (int64_t i = 0; i < count; ++i) work(i, omp_get_thread_num());
 }
 
 int64_t AlignedFloats(int64_t count) { return (count + 15) / 16 * 16; }
@@ -70,13 +79,12 @@ template <typename F>
 void ForEachHead(const AttentionShape& shape, const Documents& documents, bool backward, float* memory, int threads,
                  const F& work) {
   const int64_t own = AlignedFloats(Chosen().attention.scratch_floats(shape, Longest(documents), backward));
-#pragma omp parallel for num_threads(std::max(threads, 1)) schedule(dynamic, 1) if (threads > 1)
-  for (int64_t i = 0; i < documents.count * shape.heads; ++i) {
+  Dynamic(documents.count * shape.heads, threads, [&](int64_t i, int thread) {
     const int64_t first = documents.starts[i / shape.heads];
     const AttentionTask task = {
         .first = first, .length = documents.starts[i / shape.heads + 1] - first, .head = i % shape.heads};
-    work(task, memory + omp_get_thread_num() * own);
-  }
+    work(task, memory + thread * own);
+  });
 }
 
 // out[kv head, :] = sum over the query heads that share it, in order.
@@ -92,29 +100,39 @@ void SumGroups(const AttentionShape& shape, const float* heads, int64_t head_str
 }  // namespace
 
 int64_t MatMulWorkspace(const Product& product, int threads) {
-  const MatMulOps& ops = Chosen().mat_mul;
-  return (AlignedFloats(ops.packed_floats(product)) + threads * AlignedFloats(ops.scratch_floats(product))) *
+  const MatMulPlan plan = Chosen().mat_mul.plan(product, threads);
+  return (AlignedFloats(plan.packed_floats) + std::max(threads, 1) * AlignedFloats(plan.scratch_floats)) *
          static_cast<int64_t>(sizeof(float));
 }
 
 void MatMul(const Product& product, void* workspace, int threads) {
   const MatMulOps& ops = Chosen().mat_mul;
+  const MatMulPlan plan = ops.plan(product, threads);
   auto* packed = static_cast<float*>(workspace);
-  float* scratch = packed + AlignedFloats(ops.packed_floats(product));
-  const int64_t scratch_floats = AlignedFloats(ops.scratch_floats(product));
-  const int64_t tiles = (product.y.rows + ops.tile_rows - 1) / ops.tile_rows;
-  const int64_t panels = (product.y.cols + ops.panel_columns - 1) / ops.panel_columns;
-  Ranges(tiles, 8, threads, [&](int64_t begin, int64_t end) { ops.pack(product, begin, end, packed); });
-  ops.pack_added(product, packed);
-  // As many a thread as keep it busy where it is slower than the others.
-  const int64_t team = std::max(threads, 1);
-  const int64_t rounds = (panels + ops.group * team - 1) / (ops.group * team);
-  const int64_t parts = std::clamp<int64_t>(rounds * team, 1, std::max<int64_t>(panels, 1));
-#pragma omp parallel for num_threads(std::max(threads, 1)) schedule(dynamic, 1) if (threads > 1 && parts > 1)
-  for (int64_t part = 0; part < parts; ++part) {
-    ops.columns(product, packed, panels * part / parts, panels * (part + 1) / parts,
-                scratch + omp_get_thread_num() * scratch_floats);
+  float* scratch = packed + AlignedFloats(plan.packed_floats);
+  const int64_t own = AlignedFloats(plan.scratch_floats);
+  if (plan.packs > 0) {
+    Ranges(plan.packs, 8, threads, [&](int64_t begin, int64_t end) { ops.pack(product, begin, end, packed); });
   }
+  Dynamic(plan.parts, threads,
+          [&](int64_t part, int thread) { ops.compute(product, packed, part, plan.parts, scratch + thread * own); });
+}
+
+int64_t FactorsWorkspace(int threads) {
+  return std::max(threads, 1) * AlignedFloats(Chosen().factors.scratch_floats) * static_cast<int64_t>(sizeof(float));
+}
+
+void AccumulateFactors(const FactorGradient* gradients, int64_t count, void* workspace, int threads) {
+  const FactorOps& ops = Chosen().factors;
+  const int64_t own = AlignedFloats(ops.scratch_floats);
+  const auto strips = [&](int64_t i) { return (gradients[i].wide.cols + ops.strip_columns - 1) / ops.strip_columns; };
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; ++i) total += strips(i);
+  Dynamic(total, threads, [&](int64_t strip, int thread) {
+    int64_t i = 0;
+    for (; strip >= strips(i); ++i) strip -= strips(i);
+    ops.strip(gradients[i], strip * ops.strip_columns, static_cast<float*>(workspace) + thread * own);
+  });
 }
 
 void Norm(const Rows& x, const NormWeights& norm, const Rows& out, float* rstd, int threads) {

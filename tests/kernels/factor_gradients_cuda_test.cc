@@ -70,7 +70,7 @@ TEST_P(FactorGradientsCuda, AreTheSums) {
   ASSERT_EQ(cudaMalloc(&workspace, cuda::kFactorWorkspace), cudaSuccess);
   ASSERT_EQ(cudaMemset(workspace, 0, cuda::kFactorWorkspace), cudaSuccess);
   std::vector<float*> outs;
-  std::vector<cuda::FactorGradient> tasks;
+  std::vector<FactorGradient> tasks;
   for (const Part& p : c.parts) {
     const auto bytes = static_cast<size_t>(p.cols * p.rank) * sizeof(float);
     float* out = nullptr;

@@ -24,13 +24,12 @@ inline std::vector<MatMulVariant> MatMulVariants() {
 }
 
 inline void RunOn(const MatMulOps& ops, const Product& product) {
-  std::vector<float> packed(static_cast<size_t>(ops.packed_floats(product)));
-  std::vector<float> scratch(static_cast<size_t>(ops.scratch_floats(product)));
-  const int64_t tiles = (product.y.rows + ops.tile_rows - 1) / ops.tile_rows;
-  const int64_t panels = (product.y.cols + ops.panel_columns - 1) / ops.panel_columns;
-  ops.pack(product, 0, tiles, packed.data());
-  ops.pack_added(product, packed.data());
-  ops.columns(product, packed.data(), 0, panels, scratch.data());
+  const MatMulPlan plan = ops.plan(product, 2);
+  std::vector<float> packed(static_cast<size_t>(plan.packed_floats));
+  std::vector<float> scratch(static_cast<size_t>(plan.scratch_floats));
+  ops.pack(product, 0, plan.packs, packed.data());
+  for (int64_t part = 0; part < plan.parts; ++part)
+    ops.compute(product, packed.data(), part, plan.parts, scratch.data());
 }
 
 }  // namespace strata::kernels
