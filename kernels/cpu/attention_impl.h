@@ -30,14 +30,14 @@ struct AttentionScratch {
     const int64_t dim = RoundUp(shape.head_dim, kPanel);
     keys = Take(stride * shape.head_dim);
     values = Take(length * dim);
-    tile = Take(kTileRows * Most(Most(stride, shape.head_dim), kQueries));
-    scores = Take(kQueries * stride);
+    tile = Take(kTileRows * shape.head_dim);
+    scores = Take(kQueries * stride + kTileRows);
   }
   void TakeBackward(const AttentionShape& shape, int64_t length) {
     const int64_t dim = RoundUp(shape.head_dim, kPanel);
     keys_by_columns = Take(length * dim);
     values_by_rows = Take(stride * shape.head_dim);
-    gradient = Take(kQueries * stride);
+    gradient = Take(kQueries * stride + kTileRows);
     block = Take(kQueries * dim);
   }
   float* Take(int64_t floats) {
@@ -101,43 +101,31 @@ void TimesKeys(const Rows& x, float scale, const float* panels, const QueryBlock
   }
 }
 
-// y[i, :] = x[i, :] . panels of dimensions from the block's first key on.
-void TimesColumns(const Rows& x, const float* panels, int64_t length, const QueryBlock& block, float* tile,
-                  const Rows& y) {
+// y[i, :] = x[i, :] . panels of dimensions from the block's first key on. x's rows may be read up to the end of the last
+// tile.
+void TimesColumns(const Rows& x, const float* panels, int64_t length, const QueryBlock& block, const Rows& y) {
   for (int64_t t = 0; t < block.rows(); t += kTileRows) {
     // A tile's rows see no key behind its last.
     const int64_t depth = Least(t + kTileRows, block.rows()) + block.first - block.first_key;
-    PackTile({.data = x.data, .rows = x.rows, .cols = depth, .stride = x.stride}, t, 1, tile);
     float* out = static_cast<float*>(y.data) + (block.first + t) * y.stride;
-    const int64_t rows = Least(block.rows() - t, kTileRows);
     for (int64_t col = 0; col < y.cols; col += kPanel) {
       const float* panel = panels + (col * length + block.first_key * kPanel);
-      const int64_t cols = Least(y.cols - col, kPanel);
-      if (rows < kTileRows || cols < kPanel) {
-        EdgeTile({.a = tile, .b = panel, .depth = depth}, {}, out + col, y.stride, {.rows = rows, .cols = cols},
-                 /*add=*/false);
-      } else {
-        Tile<false>({.a = tile, .b = panel, .depth = depth}, {}, out + col, y.stride);
-      }
+      TileWithin<false>({.a = Row<float>(x, t), .b = panel, .depth = depth}, RowsOf{.row = x.stride}, out + col,
+                        y.stride, {.rows = Least(block.rows() - t, kTileRows), .cols = Least(y.cols - col, kPanel)});
     }
   }
 }
 
-// y[first_key + j, :] += sum over the block's queries of x[i, j] * panels of dimensions of the block.
-void AddTransposed(const Rows& x, const float* panels, const QueryBlock& block, float* tile, const Rows& y) {
+// y[first_key + j, :] += sum over the block's queries of x[i, j] * panels of dimensions of the block. What follows x's
+// rows may be read, up to a tile's.
+void AddTransposed(const Rows& x, const float* panels, const QueryBlock& block, const Rows& y) {
   for (int64_t t = 0; t < block.keys(); t += kTileRows) {
-    PackTileOfColumns(x, t, 1, tile);
     float* out = static_cast<float*>(y.data) + (block.first_key + t) * y.stride;
-    const int64_t rows = Least(block.keys() - t, kTileRows);
     for (int64_t col = 0; col < y.cols; col += kPanel) {
       const float* panel = panels + col * block.rows();
-      const int64_t cols = Least(y.cols - col, kPanel);
-      if (rows < kTileRows || cols < kPanel) {
-        EdgeTile({.a = tile, .b = panel, .depth = block.rows()}, {}, out + col, y.stride, {.rows = rows, .cols = cols},
-                 /*add=*/true);
-      } else {
-        Tile<true>({.a = tile, .b = panel, .depth = block.rows()}, {}, out + col, y.stride);
-      }
+      TileWithin<true>({.a = Row<float>(x, 0) + t, .b = panel, .depth = block.rows()}, ColumnsOf{.step = x.stride},
+                       out + col, y.stride,
+                       {.rows = Least(block.keys() - t, kTileRows), .cols = Least(y.cols - col, kPanel)});
     }
   }
 }
@@ -198,8 +186,7 @@ void AttendForward(const AttentionShape& shape, const AttentionTask& task, const
       if (shape.softcap > 0) Cap(shape.softcap, seen, row);
       out.lse[task.head * out.lse_stride + task.first + first + i] = Softmax(seen, block.keys(), row);
     }
-    TimesColumns(RowsOfBlock(scratch.scores, block, scratch.stride), scratch.values, task.length, block, scratch.tile,
-                 o);
+    TimesColumns(RowsOfBlock(scratch.scores, block, scratch.stride), scratch.values, task.length, block, o);
   }
 }
 
@@ -264,7 +251,7 @@ void AttendBackward(const AttentionShape& shape, const AttentionTask& task, cons
     }
     const Rows weights = RowsOfBlock(scratch.scores, block, scratch.stride);
     const Rows d_scores = RowsOfBlock(scratch.gradient, block, scratch.stride);
-    TimesColumns(d_scores, scratch.keys_by_columns, task.length, block, scratch.tile, dq);
+    TimesColumns(d_scores, scratch.keys_by_columns, task.length, block, dq);
     const auto rows = [&](const Rows& m) {
       return Rows{.data = static_cast<float*>(m.data) + first * m.stride,
                   .rows = block.rows(),
@@ -272,9 +259,9 @@ void AttendBackward(const AttentionShape& shape, const AttentionTask& task, cons
                   .stride = m.stride};
     };
     PackColumns(rows(q), scratch.block);
-    AddTransposed(d_scores, scratch.block, block, scratch.tile, dk);
+    AddTransposed(d_scores, scratch.block, block, dk);
     PackColumns(rows(d_o), scratch.block);
-    AddTransposed(weights, scratch.block, block, scratch.tile, dv);
+    AddTransposed(weights, scratch.block, block, dv);
   }
 }
 

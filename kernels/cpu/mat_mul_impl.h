@@ -70,7 +70,7 @@ void PackAdded(const Product& p, float* packed) {
     const LowRank& factor = p.added[f];
     for (int64_t t = 0; t < tiles; ++t, out += factor.a.rows * kTileRows) {
       if (p.by_rows) {
-        PackTileOfColumns(factor.a, t * kTileRows, 1, out);
+        PackTileOfColumns(factor.a, t * kTileRows, out);
       } else {
         PackTile(factor.b, t * kTileRows - factor.first_row, 1, out);
       }
@@ -212,7 +212,7 @@ void PackPanels(const Product& p, Part part, const Panels& panels, float* scratc
 // A group of panels is packed; then kRowBlock rows of x at a time, which stay in the second-level cache, meet all of
 // it.
 template <typename T>
-void ColumnsOf(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
+void GroupsOf(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
   const int64_t depth = Depth(p);
   const int64_t block = BlockOf(depth);
   const int64_t panel_floats = PanelFloats(p);
@@ -242,9 +242,9 @@ void ColumnsOf(const Product& p, const float* packed, int64_t begin, int64_t end
 
 // The columns of w's panels [begin, end).
 void WideColumns(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
-  if (IsQuantised(p.w.type)) return ColumnsOf<Quantised>(p, packed, begin, end, scratch);
-  p.w.type == Type::kF32 ? ColumnsOf<float>(p, packed, begin, end, scratch)
-                         : ColumnsOf<uint16_t>(p, packed, begin, end, scratch);
+  if (IsQuantised(p.w.type)) return GroupsOf<Quantised>(p, packed, begin, end, scratch);
+  p.w.type == Type::kF32 ? GroupsOf<float>(p, packed, begin, end, scratch)
+                         : GroupsOf<uint16_t>(p, packed, begin, end, scratch);
 }
 
 // As many parts a thread as keep it busy where it is slower than the others, and no more than pay.

@@ -40,6 +40,11 @@ void PackNarrow(const Product& p, int64_t begin, int64_t end, float* packed) {
   }
 }
 
+template <typename Place>
+void AnyWithin(const Meeting& m, const Place& place, float* c, int64_t stride, Extent extent, bool add) {
+  add ? TileWithin<true>(m, place, c, stride, extent) : TileWithin<false>(m, place, c, stride, extent);
+}
+
 // y's rows from `t` on, at most a tile of them; an element is summed as in a wide product.
 void NarrowTile(const Product& p, const float* packed, int64_t t, float* scratch) {
   const int64_t block = BlockOf(p.x.cols);
@@ -53,20 +58,13 @@ void NarrowTile(const Product& p, const float* packed, int64_t t, float* scratch
       const int64_t cols = Least(p.y.cols - k * kPanel, kPanel);
       float* c = static_cast<float*>(p.y.data) + t * p.y.stride + k * kPanel;
       Meeting m = {.b = packed + (first * count + k * block) * kPanel, .depth = Least(block, p.x.cols - first)};
-      Sums sum = {};
+      const Extent extent = {.rows = rows, .cols = cols};
       if (whole) {
         m.a = Row<float>(p.x, t) + first;
-        Multiply(m, Lying{.row = p.x.stride}, sum);
+        AnyWithin(m, RowsOf{.row = p.x.stride}, c, p.y.stride, extent, add);
       } else {
         m.a = scratch + first * kTileRows;
-        Multiply(m, Packed(), sum);
-      }
-      if (!whole || cols < kPanel) {
-        PutPart(sum, c, p.y.stride, {.rows = rows, .cols = cols}, add);
-      } else if (add) {
-        Put<true>(sum, c, p.y.stride);
-      } else {
-        Put<false>(sum, c, p.y.stride);
+        AnyWithin(m, Packed(), c, p.y.stride, extent, add);
       }
     }
   }

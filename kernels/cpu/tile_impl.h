@@ -26,20 +26,24 @@ constexpr int kPanel = 2 * kLanes;
 // Blocks of a depth of equal length, but for the last.
 int64_t BlockOf(int64_t depth) { return RoundUp(DivideUp(depth, DivideUp(depth, kMaxBlock)), kTileRows); }
 
-// Rows of x, a [kTileRows, depth] in some order, and the panel that they meet, b [depth, kPanel].
+// A tile of x, a [kTileRows, depth], and the panel that they meet, b [depth, kPanel].
 struct Meeting {
   const float* a = nullptr;
   const float* b = nullptr;
   int64_t depth = 0;
 };
 
-// How far a's elements lie apart: of packed ones, and of rows as they lie.
+// How far apart a's elements lie from row to row and along the depth: packed ones, rows of a matrix, columns of one.
 struct Packed {
   static constexpr int64_t row = 1, step = kTileRows;
 };
-struct Lying {
+struct RowsOf {
   int64_t row = 0;
   static constexpr int64_t step = 1;
+};
+struct ColumnsOf {
+  static constexpr int64_t row = 1;
+  int64_t step = 0;
 };
 
 using Sums = Vec[kTileRows][2];
@@ -49,7 +53,7 @@ inline void Multiply(const Meeting& m, const Place& place, Sums& sum) {
   const float* a = m.a;
   const float* b = m.b;
 #pragma GCC unroll 4
-  for (int64_t p = 0; p < m.depth; ++p, a += Place::step, b += kPanel) {
+  for (int64_t p = 0; p < m.depth; ++p, a += place.step, b += kPanel) {
     const Vec b0 = Load(b);
     const Vec b1 = Load(b + kLanes);
 #pragma GCC unroll 16
@@ -88,7 +92,7 @@ void PutPart(const Sums& sum, float* c, int64_t stride, Extent extent, bool add)
   }
 }
 
-// c [kTileRows, kPanel] (+)= a^T b, of both, packed.
+// c [kTileRows, kPanel] (+)= a b, of both, packed.
 template <bool kAdd>
 inline void Tile(const Meeting& m, const Meeting& beside, float* c, int64_t stride) {
   for (int i = 0; i < kTileRows; ++i) __builtin_prefetch(c + i * stride, 1);
@@ -103,6 +107,18 @@ void EdgeTile(const Meeting& m, const Meeting& beside, float* c, int64_t stride,
   Multiply(m, Packed(), sum);
   if (beside.depth > 0) Multiply(beside, Packed(), sum);
   PutPart(sum, c, stride, extent, add);
+}
+
+// c (+)= a b where only `extent` of c exists.
+template <bool kAdd, typename Place>
+inline void TileWithin(const Meeting& m, const Place& place, float* c, int64_t stride, Extent extent) {
+  Sums sum = {};
+  Multiply(m, place, sum);
+  if (extent.rows < kTileRows || extent.cols < kPanel) {
+    PutPart(sum, c, stride, extent, kAdd);
+  } else {
+    Put<kAdd>(sum, c, stride);
+  }
 }
 
 template <int kHalf, int... kIndex>
@@ -158,6 +174,8 @@ template <typename T>
 void PackByColumns(const Rows& m, int64_t row, int64_t col, int64_t depth, const Panels& panels) {
   for (int64_t p = 0; p < depth; ++p) {
     const T* in = Row<T>(m, row + p) + col;
+    // Rows lie a page apart: no prefetcher of the processor's sees them coming.
+    for (int64_t k = 0; k < panels.count; ++k) __builtin_prefetch(in + 8 * m.stride + k * kPanel);
     float* out = panels.data + p * kPanel;
     for (int64_t k = 0; k < panels.count; ++k, in += kPanel, out += panels.step) {
       const int64_t cols = Least(m.cols - col - k * kPanel, kPanel);
@@ -194,11 +212,11 @@ void PackTile(const Rows& m, int64_t row, float scale, float* out) {
   }
 }
 
-// out[p][i] = scale * m[p][col + i] for all rows p, i < kTileRows; zero where a column lies past the end.
-void PackTileOfColumns(const Rows& m, int64_t col, float scale, float* out) {
+// out[p][i] = m[p][col + i] for all rows p, i < kTileRows; zero where a column lies past the end.
+void PackTileOfColumns(const Rows& m, int64_t col, float* out) {
   for (int64_t p = 0; p < m.rows; ++p, out += kTileRows) {
     const float* in = Row<float>(m, p) + col;
-    for (int64_t i = 0; i < kTileRows; ++i) out[i] = col + i < m.cols ? scale * in[i] : 0.0F;
+    for (int64_t i = 0; i < kTileRows; ++i) out[i] = col + i < m.cols ? in[i] : 0.0F;
   }
 }
 
