@@ -169,7 +169,8 @@ TEST_F(GenerateCommands, AClosedPipeIsNoFailureAndAnInterruptIs130) {
   EXPECT_EQ(closed.out.size(), 1);
   std::string rows;
   for (int i = 0; i < 20000; ++i) rows += "{\"prompt\": \"abc\"}\n";
-  const ProgramResult stopped = Generate(Write("rows", rows), "timeout --preserve-status -s INT 2 ");
+  // In the foreground timeout sends one signal; else a second to the whole group, at which the program ends at once.
+  const ProgramResult stopped = Generate(Write("rows", rows), "timeout --foreground --preserve-status -s INT 2 ");
   EXPECT_EQ(stopped.code, 130);
   EXPECT_THAT(stopped.out, HasSubstr("error: the generation was stopped"));
 }
