@@ -71,8 +71,8 @@ struct Beside {
   int64_t first_col = 0;  // by rows
 };
 
-// by_rows: y (+)= x (w + added)^T; else y (+)= x (w + added); plus each product of what stands beside. x and y fp32; w of
-// any type, widened to fp32 as it is read. y overlaps none of them.
+// by_rows: y (+)= x (w + added)^T; else y (+)= x (w + added); plus each product of what stands beside. x and y fp32; w
+// of any type, widened to fp32 as it is read. y overlaps none of them.
 struct Product {
   Rows x, w, y;
   const LowRank* added = nullptr;

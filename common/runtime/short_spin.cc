@@ -1,9 +1,9 @@
 // Linked into every program and test (cmake/strata.cmake). OpenMP's waiting threads spin for milliseconds before they
 // sleep. Where the cores are shared, with a second client or a busy neighbour, they take the time of the very thread
 // that they wait for: on two cores with four busy neighbours training took five times as long as with a short
-// spin. Without any, waking a thread costs 3 % of a step. libgomp takes the length from the environment before main and has no
-// other way in, so the program starts itself again, before any library's constructor has run (some 30 ms), unless the
-// user has said something.
+// spin. Without any, waking a thread costs 3 % of a step. libgomp takes the length from the environment before main and
+// has no other way in, so the program starts itself again, before any library's constructor has run (some 30 ms),
+// unless the user has said something.
 #include <unistd.h>
 
 #include <climits>

@@ -101,8 +101,8 @@ void TimesKeys(const Rows& x, float scale, const float* panels, const QueryBlock
   }
 }
 
-// y[i, :] = x[i, :] . panels of dimensions from the block's first key on. x's rows may be read up to the end of the last
-// tile.
+// y[i, :] = x[i, :] . panels of dimensions from the block's first key on. x's rows may be read up to the end of the
+// last tile.
 void TimesColumns(const Rows& x, const float* panels, int64_t length, const QueryBlock& block, const Rows& y) {
   for (int64_t t = 0; t < block.rows(); t += kTileRows) {
     // A tile's rows see no key behind its last.

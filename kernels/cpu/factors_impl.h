@@ -1,7 +1,7 @@
-// The loops of factor_ops.h; STRATA_FACTOR_OPS is the name of the table's function. A strip of the wide operand's columns
-// is copied a block of tokens at a time, so that it comes from memory once, and meets all ranks of the narrow one, which
-// is read as it lies. The sums of a strip stay in the first-level cache, those of a tile in registers over a block.
-// Internal linkage as in row_ops_impl.h.
+// The loops of factor_ops.h; STRATA_FACTOR_OPS is the name of the table's function. A strip of the wide operand's
+// columns is copied a block of tokens at a time, so that it comes from memory once, and meets all ranks of the narrow
+// one, which is read as it lies. The sums of a strip stay in the first-level cache, those of a tile in registers over a
+// block. Internal linkage as in row_ops_impl.h.
 #include "kernels/cpu/factor_ops.h"
 #include "kernels/cpu/vectors_impl.h"
 
@@ -21,7 +21,8 @@ constexpr int64_t kStrip = 2 * kVectors * kLanes;
 constexpr int64_t kTokens = 64;     // of a block
 constexpr int64_t kMostRanks = 64;  // whose sums are kept at once
 
-// Columns [col, col + cols) of rows [first, first + tokens), filled up with zeros; those of the next block are asked for.
+// Columns [col, col + cols) of rows [first, first + tokens), filled up with zeros; those of the next block are asked
+// for.
 void CopyStrip(const Rows& m, int64_t first, int64_t tokens, int64_t col, int64_t cols, float* out) {
   for (int64_t t = 0; t < tokens; ++t, out += kStrip) {
     const float* in = Row<float>(m, first + t) + col;

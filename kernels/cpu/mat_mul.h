@@ -8,8 +8,8 @@
 
 namespace strata::kernels {
 
-// A product's work: `packs` pieces that write the packed operands, then `parts` that read them, each with scratch memory
-// of its own. Pieces of either kind go in any order and at once.
+// A product's work: `packs` pieces that write the packed operands, then `parts` that read them, each with scratch
+// memory of its own. Pieces of either kind go in any order and at once.
 struct MatMulPlan {
   int64_t packs = 0, parts = 0;
   int64_t packed_floats = 0, scratch_floats = 0;

@@ -258,8 +258,7 @@ constexpr int64_t kNarrowGrain = 8;  // tiles
 MatMulPlan Plan(const Product& p, int threads) {
   const int64_t tiles = DivideUp(Tokens(p), kTileRows);
   const int64_t panels = DivideUp(p.y.cols, kPanel);
-  if (HasFewRows(p))
-    return {.parts = PartsOf(panels, kGroup, threads), .scratch_floats = FewRowsScratchFloats(p)};
+  if (HasFewRows(p)) return {.parts = PartsOf(panels, kGroup, threads), .scratch_floats = FewRowsScratchFloats(p)};
   if (IsNarrow(p))
     return {.packs = NarrowBlocks(p),
             .parts = PartsOf(tiles, kNarrowGrain, threads),

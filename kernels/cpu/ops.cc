@@ -23,10 +23,17 @@ struct Variant {
 Variant Choose() {
   if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
       __builtin_cpu_supports("avx512dq") != 0)
-    return {.rows = Avx512RowOps(), .mat_mul = Avx512MatMulOps(), .attention = Avx512AttentionOps(), .factors = Avx512FactorOps()};
+    return {.rows = Avx512RowOps(),
+            .mat_mul = Avx512MatMulOps(),
+            .attention = Avx512AttentionOps(),
+            .factors = Avx512FactorOps()};
   if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
-    return {.rows = Avx2RowOps(), .mat_mul = Avx2MatMulOps(), .attention = Avx2AttentionOps(), .factors = Avx2FactorOps()};
-  return {.rows = BaselineRowOps(), .mat_mul = BaselineMatMulOps(), .attention = BaselineAttentionOps(), .factors = BaselineFactorOps()};
+    return {
+        .rows = Avx2RowOps(), .mat_mul = Avx2MatMulOps(), .attention = Avx2AttentionOps(), .factors = Avx2FactorOps()};
+  return {.rows = BaselineRowOps(),
+          .mat_mul = BaselineMatMulOps(),
+          .attention = BaselineAttentionOps(),
+          .factors = BaselineFactorOps()};
 }
 
 const Variant& Chosen() {

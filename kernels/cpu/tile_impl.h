@@ -35,15 +35,18 @@ struct Meeting {
 
 // How far apart a's elements lie from row to row and along the depth: packed ones, rows of a matrix, columns of one.
 struct Packed {
-  static constexpr int64_t row = 1, step = kTileRows;
+  static constexpr int64_t Row() { return 1; }
+  static constexpr int64_t Step() { return kTileRows; }
 };
 struct RowsOf {
   int64_t row = 0;
-  static constexpr int64_t step = 1;
+  int64_t Row() const { return row; }
+  static constexpr int64_t Step() { return 1; }
 };
 struct ColumnsOf {
-  static constexpr int64_t row = 1;
   int64_t step = 0;
+  static constexpr int64_t Row() { return 1; }
+  int64_t Step() const { return step; }
 };
 
 using Sums = Vec[kTileRows][2];
@@ -53,12 +56,12 @@ inline void Multiply(const Meeting& m, const Place& place, Sums& sum) {
   const float* a = m.a;
   const float* b = m.b;
 #pragma GCC unroll 4
-  for (int64_t p = 0; p < m.depth; ++p, a += place.step, b += kPanel) {
+  for (int64_t p = 0; p < m.depth; ++p, a += place.Step(), b += kPanel) {
     const Vec b0 = Load(b);
     const Vec b1 = Load(b + kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kTileRows; ++i) {
-      const float x = a[i * place.row];
+      const float x = a[i * place.Row()];
       sum[i][0] += x * b0;
       sum[i][1] += x * b1;
     }

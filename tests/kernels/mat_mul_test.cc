@@ -228,8 +228,8 @@ TEST_P(MatMulTest, EqualsTheSumOfProducts) {
   for (const Shape& shape : Shapes()) {
     for (const Form& form : Forms()) {
       SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, " << shape.rows << " x " << shape.cols
-                                      << ", few rows " << form.few_rows << ", by rows " << form.by_rows
-                                      << ", type " << static_cast<int>(form.type));
+                                      << ", few rows " << form.few_rows << ", by rows " << form.by_rows << ", type "
+                                      << static_cast<int>(form.type));
       Case c(shape, form);
       RunOn(*GetParam().table, c.product());
       c.Check();
