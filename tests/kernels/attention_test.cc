@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "tests/kernels/variants.h"
 
 namespace strata::kernels {
 namespace {
@@ -132,20 +133,6 @@ void ExpectClose(const std::vector<float>& found, const std::vector<double>& exp
   EXPECT_LT(worst, 5e-6) << what;
 }
 
-struct Variant {
-  std::string name;
-  const AttentionOps* table;
-};
-
-std::vector<Variant> Variants() {
-  std::vector<Variant> all = {{"baseline", &BaselineAttentionOps()}};
-  if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
-    all.push_back({"avx2", &Avx2AttentionOps()});
-  if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0)
-    all.push_back({"avx512", &Avx512AttentionOps()});
-  return all;
-}
-
 struct Found {
   std::vector<float> o, lse, dqkv;
 };
@@ -158,7 +145,7 @@ Found Memory(const Problem& p) {
 }
 
 TEST(AttentionTest, EachInstructionSetMatchesTheFormula) {
-  for (const Variant& variant : Variants()) {
+  for (const auto& variant : VariantsOf(BaselineAttentionOps(), Avx2AttentionOps(), Avx512AttentionOps())) {
     for (const Case& c : Cases()) {
       SCOPED_TRACE(variant.name + " " + c.name);
       Problem p(c);

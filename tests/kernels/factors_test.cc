@@ -3,27 +3,17 @@
 
 #include <cmath>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "kernels/cpu/factor_ops.h"
 #include "kernels/ops.h"
+#include "tests/kernels/variants.h"
 
 namespace strata::kernels {
 namespace {
 
-struct Variant {
-  std::string name;
-  const FactorOps* table;
-};
-
-std::vector<Variant> Variants() {
-  std::vector<Variant> all = {{"baseline", &BaselineFactorOps()}};
-  if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
-    all.push_back({"avx2", &Avx2FactorOps()});
-  if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0)
-    all.push_back({"avx512", &Avx512FactorOps()});
-  return all;
+std::vector<Variant<FactorOps>> Variants() {
+  return VariantsOf(BaselineFactorOps(), Avx2FactorOps(), Avx512FactorOps());
 }
 
 std::vector<float> Values(int64_t count, double phase) {
@@ -85,7 +75,7 @@ class Case {
 // Below, at and past the edges of strips, ranks taken together and blocks of tokens of every variant.
 constexpr Shape kShapes[] = {{1, 1, 1}, {5, 23, 3}, {256, 96, 4}, {257, 100, 16}, {600, 77, 9}, {3, 200, 64}};
 
-class FactorsTest : public ::testing::TestWithParam<Variant> {};
+class FactorsTest : public ::testing::TestWithParam<Variant<FactorOps>> {};
 
 TEST_P(FactorsTest, EqualTheSums) {
   const FactorOps& ops = *GetParam().table;
@@ -101,7 +91,7 @@ TEST_P(FactorsTest, EqualTheSums) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, FactorsTest, ::testing::ValuesIn(Variants()),
-                         [](const ::testing::TestParamInfo<Variant>& info) { return info.param.name; });
+                         [](const ::testing::TestParamInfo<Variant<FactorOps>>& info) { return info.param.name; });
 
 TEST(FactorsThreadsTest, SeveralAtOnceAreTheSameBytesForAnyThreads) {
   std::vector<float> first;

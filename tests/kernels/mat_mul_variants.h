@@ -2,25 +2,17 @@
 #ifndef STRATA_TESTS_KERNELS_MAT_MUL_VARIANTS_H_
 #define STRATA_TESTS_KERNELS_MAT_MUL_VARIANTS_H_
 
-#include <string>
 #include <vector>
 
 #include "kernels/cpu/mat_mul.h"
+#include "tests/kernels/variants.h"
 
 namespace strata::kernels {
 
-struct MatMulVariant {
-  std::string name;
-  const MatMulOps* table;
-};
+using MatMulVariant = Variant<MatMulOps>;
 
 inline std::vector<MatMulVariant> MatMulVariants() {
-  std::vector<MatMulVariant> all = {{"baseline", &BaselineMatMulOps()}};
-  if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
-    all.push_back({"avx2", &Avx2MatMulOps()});
-  if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0)
-    all.push_back({"avx512", &Avx512MatMulOps()});
-  return all;
+  return VariantsOf(BaselineMatMulOps(), Avx2MatMulOps(), Avx512MatMulOps());
 }
 
 inline void RunOn(const MatMulOps& ops, const Product& product) {

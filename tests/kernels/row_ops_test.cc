@@ -10,30 +10,28 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "tests/kernels/variants.h"
 
 namespace strata::kernels {
 namespace {
 
-struct Variant {
+struct TypedVariant {
   std::string name;
   const RowOps* table;
   Type type;
 };
 
-std::vector<Variant> Variants() {
-  std::vector<Variant> all;
+std::vector<TypedVariant> Variants() {
+  std::vector<TypedVariant> all;
   for (const Type type : {Type::kF32, Type::kBF16}) {
     const std::string suffix = type == Type::kF32 ? "_f32" : "_bf16";
-    all.push_back({"baseline" + suffix, &BaselineRowOps(), type});
-    if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
-      all.push_back({"avx2" + suffix, &Avx2RowOps(), type});
-    if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0)
-      all.push_back({"avx512" + suffix, &Avx512RowOps(), type});
+    for (const auto& variant : VariantsOf(BaselineRowOps(), Avx2RowOps(), Avx512RowOps()))
+      all.push_back({variant.name + suffix, variant.table, type});
   }
   return all;
 }
 
-class RowOpsTest : public ::testing::TestWithParam<Variant> {
+class RowOpsTest : public ::testing::TestWithParam<TypedVariant> {
  protected:
   // A matrix of the variant's type; values are exact in bf16.
   struct Matrix {
