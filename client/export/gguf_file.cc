@@ -96,6 +96,7 @@ absl::StatusOr<std::vector<Entry>> EntriesOf(const MergedModel& merged, const fo
     add(model::kRopeShortFactors, {rope.short_factors.begin(), rope.short_factors.end()});
   }
   for (const model::ModelTensor& tensor : merged.model().tensors()) {
+    if (tensor.other_part) continue;  // llama.cpp wants them in a file of their own
     STRATA_ASSIGN_OR_RETURN(Entry entry, EntryOf(tensor, merged, family, type));
     entries.push_back(std::move(entry));
   }

@@ -20,10 +20,11 @@ namespace {
 using format::DType;
 using runtime::JoinPath;
 
-// A file of the weights and the tensors in it.
+// A file of the weights and the tensors in it, as the file and as the model has them.
 struct Shard {
   std::string name;
   std::vector<format::TensorView> tensors;
+  std::vector<const model::ModelTensor*> sources;
   uint64_t bytes = 0;
 };
 
@@ -51,10 +52,14 @@ std::vector<Shard> PlanShards(const MergedModel& merged, const HfOptions& option
   for (const model::ModelTensor& tensor : merged.model().tensors()) {
     const DType dtype = DTypeFor(tensor, options);
     const TensorForm form = FormOf(merged, tensor, TypeOf(dtype), /*to_gguf=*/false);
-    format::TensorView view = {.name = tensor.name, .dtype = dtype, .shape = ShapeOf(tensor, form), .data = {}};
+    format::TensorView view = {.name = tensor.older_name.empty() ? tensor.name : tensor.older_name,
+                               .dtype = dtype,
+                               .shape = ShapeOf(tensor, form),
+                               .data = {}};
     const uint64_t bytes = static_cast<uint64_t>(view.num_elements()) * format::DTypeSize(view.dtype);
     if (shards.back().bytes > 0 && shards.back().bytes + bytes > options.max_shard_bytes) shards.emplace_back();
     shards.back().tensors.push_back(std::move(view));
+    shards.back().sources.push_back(&tensor);
     shards.back().bytes += bytes;
   }
   for (size_t i = 0; i < shards.size(); ++i) {
@@ -66,15 +71,14 @@ std::vector<Shard> PlanShards(const MergedModel& merged, const HfOptions& option
 
 absl::Status WriteShard(runtime::FileSystem& files, const std::string& directory, const MergedModel& merged,
                         Shard& shard, Rounding& rounding) {
-  const std::vector<model::ModelTensor>& known = merged.model().tensors();
   const std::string preamble = format::SafetensorsPreamble(shard.tensors, {{"format", "pt"}});
   STRATA_ASSIGN_OR_RETURN(runtime::PendingFile file,
                           runtime::PendingFile::Create(files, JoinPath(directory, shard.name)));
   STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(preamble))));
-  for (const format::TensorView& view : shard.tensors) {
-    const auto tensor = std::find_if(known.begin(), known.end(), [&](const auto& t) { return t.name == view.name; });
-    const TensorForm form = FormOf(merged, *tensor, TypeOf(view.dtype), /*to_gguf=*/false);
-    STRATA_RETURN_IF_ERROR(StreamTensor(merged, *tensor, form, file, rounding));
+  for (size_t i = 0; i < shard.tensors.size(); ++i) {
+    const model::ModelTensor& tensor = *shard.sources[i];
+    const TensorForm form = FormOf(merged, tensor, TypeOf(shard.tensors[i].dtype), /*to_gguf=*/false);
+    STRATA_RETURN_IF_ERROR(StreamTensor(merged, tensor, form, file, rounding));
   }
   return std::move(file).Commit();
 }

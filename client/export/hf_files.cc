@@ -22,7 +22,9 @@ using Json = nlohmann::ordered_json;
 using format::DType;
 using runtime::JoinPath;
 
-constexpr std::array<std::string_view, 11> kCopied = {"generation_config.json",
+constexpr std::array<std::string_view, 13> kCopied = {"generation_config.json",
+                                                      "preprocessor_config.json",
+                                                      "processor_config.json",
                                                       "tokenizer.json",
                                                       "tokenizer_config.json",
                                                       "tokenizer.model",

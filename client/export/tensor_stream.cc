@@ -80,7 +80,7 @@ absl::Status StreamBlocks(const MergedModel& merged, const model::ModelTensor& t
                           const TensorUpdate& update, Sink sink) {
   // A vector is read as one row, and reordered as rows of one element.
   const bool matrix = tensor.shape.size() > 1;
-  const int64_t rows = ShapeOf(tensor, form).front();
+  const int64_t rows = matrix ? ShapeOf(tensor, form).front() : ElementsOf(tensor);
   const int64_t width = ElementsOf(tensor) / rows;
   const int64_t unit = std::max<int64_t>(1, form.rotary_head_dim);
   const bool whole = form.transpose || !matrix;

@@ -120,6 +120,27 @@ Family Gemma3() {
   return family;
 }
 
+constexpr std::string_view kVisionParts[] = {"vision_tower.", "multi_modal_projector.", "model.vision_tower.",
+                                             "model.multi_modal_projector."};
+constexpr OlderName kLlavaNames[] = {{"language_model.model.", "model.language_model."},
+                                     {"language_model.lm_head.", "lm_head."}};
+
+// The published files of 4B and more say of their text's part only what these defaults do not.
+Family Gemma3WithVision() {
+  Family family = Gemma3();
+  family.hf_class = "Gemma3ForConditionalGeneration";
+  family.defaults.architecture = "gemma3";
+  family.defaults.num_heads = 8;
+  family.defaults.num_kv_heads = 4;
+  family.defaults.vocab_size = 262208;
+  family.defaults.max_positions = 131072;
+  family.prefix = "model.language_model.";
+  family.section = "text_config";
+  family.other_parts = kVisionParts;
+  family.older_names = kLlavaNames;
+  return family;
+}
+
 constexpr LinearEntry kGpt2Linears[] = {{"attn.c_attn", kQkv, LinearRows::kQueriesKeysValues},
                                         {"attn.c_proj", kOut, LinearRows::kHidden},
                                         {"mlp.c_fc", kGateUp, LinearRows::kIntermediate},
@@ -167,8 +188,8 @@ const Family* FindWhere(const F& wanted) {
 }  // namespace
 
 const std::vector<Family>& Families() {
-  static const auto& families =
-      *new std::vector<Family>{Llama(), Mistral(), Qwen2(), Qwen3(), Phi3(), Gemma2(), Gemma3(), Gpt2()};
+  static const auto& families = *new std::vector<Family>{
+      Llama(), Mistral(), Qwen2(), Qwen3(), Phi3(), Gemma2(), Gemma3(), Gemma3WithVision(), Gpt2()};
   return families;
 }
 

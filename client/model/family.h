@@ -67,6 +67,11 @@ struct ConfigKeys {
   const char* rotary_share = "";  // empty: whole heads turn
 };
 
+// A name that older releases gave to what is under another beginning now.
+struct OlderName {
+  std::string_view older, name;
+};
+
 struct Family {
   std::string_view hf_class;  // in `architectures`
   ModelConfig defaults;       // features, and values of keys that are missing; its architecture is the family's name
@@ -83,6 +88,11 @@ struct Family {
   int64_t even_scalar_layers = 0;
   // Ends of the names of stored buffers that the configuration says already.
   std::span<const std::string_view> buffers = {};
+  // Of a model that takes more than text, the part that reads and writes text: the object of config.json that describes
+  // it (empty: the file does) and what the names of the other parts' tensors begin with.
+  std::string_view section = {};
+  std::span<const std::string_view> other_parts = {};
+  std::span<const OlderName> older_names = {};  // beginnings of tensors' names
 };
 
 const std::vector<Family>& Families();

@@ -295,20 +295,22 @@ void ReadWindows(Reader& reader, const Family& family, Faults& faults, ModelConf
 
 void ReadSizes(Reader& reader, const Family& family, ModelConfig& config) {
   const ConfigKeys& keys = family.keys;
+  const auto known = [](int64_t size) { return size > 0 ? std::optional(size) : std::nullopt; };
   config.hidden_size = reader.Integer(keys.hidden_size, std::nullopt);
   config.num_layers = reader.Integer(keys.num_layers, std::nullopt);
-  config.num_heads = reader.Integer(keys.num_heads, std::nullopt);
-  config.vocab_size = reader.Integer("vocab_size", std::nullopt);
+  config.num_heads = reader.Integer(keys.num_heads, known(config.num_heads));
+  config.vocab_size = reader.Integer("vocab_size", known(config.vocab_size));
   const std::optional<int64_t> standard =
       family.intermediate_times > 0
           ? std::optional(family.intermediate_times * std::clamp<int64_t>(config.hidden_size, 0, 1 << 30))
           : std::nullopt;
   config.intermediate_size = reader.Integer(keys.intermediate_size, standard);
-  config.num_kv_heads =
-      *keys.num_kv_heads == '\0' ? config.num_heads : reader.Integer(keys.num_kv_heads, config.num_heads);
+  config.num_kv_heads = *keys.num_kv_heads == '\0'
+                            ? config.num_heads
+                            : reader.Integer(keys.num_kv_heads, known(config.num_kv_heads).value_or(config.num_heads));
   const int64_t even_share = config.num_heads > 0 ? config.hidden_size / config.num_heads : 0;
   config.head_dim = reader.Integer("head_dim", config.head_dim > 0 ? config.head_dim : even_share);
-  config.max_positions = reader.Integer(keys.max_positions, 2048);
+  config.max_positions = reader.Integer(keys.max_positions, known(config.max_positions).value_or(2048));
 }
 
 void ReadFeatures(Reader& reader, const ConfigKeys& keys, ModelConfig& config) {
@@ -325,6 +327,15 @@ void ReadFeatures(Reader& reader, const ConfigKeys& keys, ModelConfig& config) {
   if (given(keys.logit_softcap)) config.logit_softcap = reader.NumberOrOff(keys.logit_softcap, config.logit_softcap);
 }
 
+// What of the file describes the text's part.
+absl::StatusOr<const Json*> SectionOf(const Json& file, const Family& family, std::string_view place) {
+  if (family.section.empty()) return &file;
+  const auto section = file.find(family.section);
+  if (section != file.end() && section->is_object()) return &*section;
+  return absl::InvalidArgumentError(
+      Cat(place, ": key `", family.section, "`: expected an object that describes the part of the model for text"));
+}
+
 }  // namespace
 
 absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_view place) {
@@ -332,9 +343,13 @@ absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_vie
   if (!object.is_object()) return absl::InvalidArgumentError(Cat(place, ": no JSON object"));
   STRATA_ASSIGN_OR_RETURN(const Family* family, FamilyOfObject(object, place));
   Faults faults;
-  Reader reader(object, "", faults);
-  STRATA_RETURN_IF_ERROR(CheckKnown(reader, place));
   ModelConfig config = family->defaults;
+  Reader file(object, "", faults);
+  STRATA_RETURN_IF_ERROR(CheckKnown(file, place));
+  config.tied_embeddings = file.Bool("tie_word_embeddings", config.tied_embeddings);
+  STRATA_ASSIGN_OR_RETURN(const Json* section, SectionOf(object, *family, place));
+  Reader reader(*section, section == &object ? "" : Cat(family->section, "."), faults);
+  STRATA_RETURN_IF_ERROR(CheckKnown(reader, place));
   STRATA_RETURN_IF_ERROR(ReadActivation(reader, family->keys, place, config));
   ReadSizes(reader, *family, config);
   ReadFeatures(reader, family->keys, config);

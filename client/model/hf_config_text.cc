@@ -74,7 +74,7 @@ std::string_view ActivationName(kernels::Unit unit) {
 std::string HfConfigText(const ModelConfig& config) {
   const Family& family = FamilyOf(config);
   const ConfigKeys& keys = family.keys;
-  Json json = {{"architectures", {family.hf_class}}, {"model_type", config.architecture}};
+  Json json = Json::object();
   const auto set = [&json](const char* key, Json value) {
     if (*key != '\0') json[key] = std::move(value);
   };
@@ -105,7 +105,13 @@ std::string HfConfigText(const ModelConfig& config) {
       set("original_max_position_embeddings", config.rope.original_max_positions);
     }
   }
-  return json.dump(2) + "\n";
+  Json file = {{"architectures", {family.hf_class}}, {"model_type", config.architecture}};
+  if (family.section.empty()) {
+    file.update(json);
+  } else {
+    file[std::string(family.section)] = std::move(json);
+  }
+  return file.dump(2) + "\n";
 }
 
 }  // namespace strata::model

@@ -70,6 +70,8 @@ class HfModel : public ModelFiles {
   }
   void OpenShards(runtime::FileSystem& files, const std::vector<std::string>& names, Faults& faults);
   void CheckIndex(const std::map<std::string, std::string>& index, Faults& faults) const;
+  std::string NameOf(const std::string& stored) const;
+  bool IsOfOtherPart(std::string_view name) const;
   void CheckTensors(Faults& faults);
   void DropTiedHead(Faults& faults);
   void AddPrefix();
@@ -86,8 +88,8 @@ class HfModel : public ModelFiles {
 absl::Status HfModel::ReadRows(std::string_view tensor, int64_t first_row, std::span<float> out) const {
   const TensorView* view = Find(tensor).view;
   if (view == nullptr) return absl::NotFoundError(Cat(path_, ": no tensor '", tensor, "'"));
-  const int64_t row = view->shape.back();
-  const int64_t rows = view->num_elements() / row;
+  const int64_t rows = view->shape.size() < 2 ? 1 : view->shape.front();
+  const int64_t row = view->num_elements() / rows;
   const auto elements = static_cast<int64_t>(out.size());
   if (first_row < 0 || first_row > rows || elements % row != 0 || elements / row > rows - first_row) {
     return absl::InvalidArgumentError(Cat(path_, ": tensor '", tensor, "': rows from ", first_row, " with ", elements,
@@ -125,7 +127,7 @@ void HfModel::OpenShards(runtime::FileSystem& files, const std::vector<std::stri
   }
   for (size_t i = 0; i < shards_.size(); ++i) {
     for (const TensorView& tensor : shards_[i].tensors()) {
-      const auto [it, fresh] = located_.emplace(tensor.name, Located{.view = &tensor, .file = i});
+      const auto [it, fresh] = located_.emplace(NameOf(tensor.name), Located{.view = &tensor, .file = i});
       if (!fresh) {
         faults.Add(Cat("tensor '", tensor.name, "' is in ", runtime::BaseName(weight_files_[it->second.file]),
                        " and in ", runtime::BaseName(weight_files_[i])));
@@ -136,7 +138,7 @@ void HfModel::OpenShards(runtime::FileSystem& files, const std::vector<std::stri
 
 void HfModel::CheckIndex(const std::map<std::string, std::string>& index, Faults& faults) const {
   for (const auto& [tensor, file] : index) {
-    const Located found = Find(tensor);
+    const Located found = Find(NameOf(tensor));
     if (found.view == nullptr) {
       faults.Add(Cat("tensor '", tensor, "' is not in ", file, ", where the index puts it"));
     } else if (runtime::BaseName(weight_files_[found.file]) != file) {
@@ -144,6 +146,18 @@ void HfModel::CheckIndex(const std::map<std::string, std::string>& index, Faults
           Cat("tensor '", tensor, "' is in ", runtime::BaseName(weight_files_[found.file]), ", the index says ", file));
     }
   }
+}
+
+std::string HfModel::NameOf(const std::string& stored) const {
+  for (const auto& [older, name] : FamilyOf(config_).older_names) {
+    if (stored.starts_with(older)) return Cat(name, std::string_view(stored).substr(older.size()));
+  }
+  return stored;
+}
+
+bool HfModel::IsOfOtherPart(std::string_view name) const {
+  const auto& parts = FamilyOf(config_).other_parts;
+  return std::any_of(parts.begin(), parts.end(), [&](std::string_view part) { return name.starts_with(part); });
 }
 
 // Base models, without a head of their own, are published without the prefix of their place inside the whole model.
@@ -213,8 +227,10 @@ void HfModel::CheckTensors(Faults& faults) {
     tensors_.push_back({.name = name,
                         .shape = found.view->shape,
                         .stored_dtype = std::string(format::DTypeName(found.view->dtype)),
-                        .input_major = turned.contains(name)});
-    if (!known.contains(name)) {
+                        .input_major = turned.contains(name),
+                        .older_name = NameOf(found.view->name) == found.view->name ? "" : found.view->name,
+                        .other_part = IsOfOtherPart(name)});
+    if (!known.contains(name) && !tensors_.back().other_part) {
       faults.Add(Cat("tensor '", name, "' ", ShapeText(found.view->shape), " in ",
                      runtime::BaseName(weight_files_[found.file]),
                      " is not part of the model that config.json describes"));

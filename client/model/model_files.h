@@ -72,13 +72,15 @@ struct ModelConfig {
   std::string Canonical() const;
 };
 
-// One tensor under its HF name, whatever file it lies in. GGUF's llama q/k rows are un-permuted into HF's rotary order
-// on reading.
+// One tensor under its HF name, the one that transformers' and PEFT's modules have now, whatever file it lies in.
+// GGUF's llama q/k rows are un-permuted into HF's rotary order on reading.
 struct ModelTensor {
   std::string name;
   std::vector<int64_t> shape;
-  std::string stored_dtype;  // "BF16", "Q4_1"
-  bool input_major = false;  // a linear module's matrix stored [in, out] (GPT-2), not [out, in]
+  std::string stored_dtype;     // "BF16", "Q4_1"
+  bool input_major = false;     // a linear module's matrix stored [in, out] (GPT-2), not [out, in]
+  std::string older_name = {};  // in an HF file that has another
+  bool other_part = false;      // of a model that takes more than text: no tensor of the part that is read here
 };
 
 // An opened model: an HF directory (config.json; model.safetensors or shards with an index), org/name found offline in

@@ -17,7 +17,7 @@ namespace strata::adapter {
 // What of the base model decides how its adapters look in GGUF.
 struct GgufBase {
   const format::GgufFamily* family = nullptr;
-  int64_t num_heads = 0, num_kv_heads = 0;
+  int64_t num_heads = 0, num_kv_heads = 0;  // of families whose rows of q and k lie in another order in GGUF
   bool tied_head = false;  // the head is the embedding: llama.cpp has no tensor that an adapter of it could name
 };
 // From an HF directory's config.json, or a GGUF file's metadata. NOT_FOUND: neither is there. INVALID_ARGUMENT: keys

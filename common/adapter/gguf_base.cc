@@ -1,4 +1,5 @@
 // What decides how a base model's adapters look in GGUF, from its config.json or its own GGUF file.
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,20 +23,24 @@ absl::Status UnknownFamily(std::string_view found) {
                                       "' in GGUF are not known; known are ", format::KnownGgufModelTypes()));
 }
 
-// The first of these keys that is there (GPT-2 has its own names); 0 and a fault where it is no positive integer.
-int64_t Count(const Json& config, std::initializer_list<const char*> keys, int64_t otherwise,
-              std::vector<std::string>& faults) {
-  for (const char* key : keys) {
-    const auto found = config.find(key);
-    if (found == config.end() || found->is_null()) continue;
-    if (found->is_number_unsigned() && found->get<uint64_t>() > 0 && found->get<uint64_t>() < kMaxHeads) {
-      return found->get<int64_t>();
-    }
-    faults.push_back(Cat(key, ": expected a positive integer"));
-    return 0;
+// 0 and a fault where it is no positive integer. `otherwise`: where it is missing; 0: that is a fault.
+int64_t Count(const Json& config, const char* key, int64_t otherwise, std::vector<std::string>& faults) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) {
+    if (otherwise == 0) faults.push_back(Cat(key, " is missing"));
+    return otherwise;
   }
-  if (otherwise == 0) faults.push_back(Cat(*keys.begin(), " is missing"));
-  return otherwise;
+  if (found->is_number_unsigned() && found->get<uint64_t>() > 0 && found->get<uint64_t>() < kMaxHeads) {
+    return found->get<int64_t>();
+  }
+  faults.push_back(Cat(key, ": expected a positive integer"));
+  return 0;
+}
+
+// Whether rows of its q and k lie in another order in GGUF.
+bool HasRotaryOrder(const format::GgufFamily& family) {
+  return std::any_of(family.layer_modules.begin(), family.layer_modules.end(),
+                     [](const format::GgufModule& m) { return m.change == format::GgufChange::kQueryRows; });
 }
 
 absl::StatusOr<GgufBase> BaseOfConfig(const std::string& text) {
@@ -46,8 +51,10 @@ absl::StatusOr<GgufBase> BaseOfConfig(const std::string& text) {
   GgufBase base{.family = format::FindGgufFamily(type->get_ref<const std::string&>())};
   if (base.family == nullptr) return UnknownFamily(type->get_ref<const std::string&>());
   std::vector<std::string> faults;
-  base.num_heads = Count(config, {"num_attention_heads", "n_head"}, 0, faults);
-  base.num_kv_heads = Count(config, {"num_key_value_heads"}, base.num_heads, faults);
+  if (HasRotaryOrder(*base.family)) {
+    base.num_heads = Count(config, "num_attention_heads", 0, faults);
+    base.num_kv_heads = Count(config, "num_key_value_heads", base.num_heads, faults);
+  }
   const auto tied = config.find("tie_word_embeddings");
   // Gemma's and GPT-2's classes tie where nothing is said.
   const bool ties = base.family->architecture.starts_with("gemma") || base.family->architecture == "gpt2";

@@ -66,15 +66,18 @@ constexpr std::array<std::string_view, 1> kQwen3Types = {"qwen3"};
 constexpr std::array<std::string_view, 1> kPhi3Types = {"phi3"};
 constexpr std::array<std::string_view, 1> kGemma2Types = {"gemma2"};
 constexpr std::array<std::string_view, 1> kGemma3Types = {"gemma3_text"};
+constexpr std::array<std::string_view, 1> kGemma3VisionTypes = {"gemma3"};  // its text's part
 constexpr std::array<std::string_view, 1> kGpt2Types = {"gpt2"};
 
-constexpr std::array kFamilies = {GgufFamily{"llama", kLlamaTypes, "model", "layers", kDecoder, kLlamaLayer},
-                                  GgufFamily{"qwen2", kQwen2Types, "model", "layers", kDecoder, kQwenLayer},
-                                  GgufFamily{"qwen3", kQwen3Types, "model", "layers", kDecoder, kQwenLayer},
-                                  GgufFamily{"phi3", kPhi3Types, "model", "layers", kDecoder, kPhi3Layer},
-                                  GgufFamily{"gemma2", kGemma2Types, "model", "layers", kGemmaDecoder, kGemmaLayer},
-                                  GgufFamily{"gemma3", kGemma3Types, "model", "layers", kGemmaDecoder, kGemmaLayer},
-                                  GgufFamily{"gpt2", kGpt2Types, "transformer", "h", kGpt2Decoder, kGpt2Layer}};
+constexpr std::array kFamilies = {
+    GgufFamily{"llama", kLlamaTypes, "model", "layers", kDecoder, kLlamaLayer},
+    GgufFamily{"qwen2", kQwen2Types, "model", "layers", kDecoder, kQwenLayer},
+    GgufFamily{"qwen3", kQwen3Types, "model", "layers", kDecoder, kQwenLayer},
+    GgufFamily{"phi3", kPhi3Types, "model", "layers", kDecoder, kPhi3Layer},
+    GgufFamily{"gemma2", kGemma2Types, "model", "layers", kGemmaDecoder, kGemmaLayer},
+    GgufFamily{"gemma3", kGemma3Types, "model", "layers", kGemmaDecoder, kGemmaLayer},
+    GgufFamily{"gemma3", kGemma3VisionTypes, "model.language_model", "layers", kGemmaDecoder, kGemmaLayer},
+    GgufFamily{"gpt2", kGpt2Types, "transformer", "h", kGpt2Decoder, kGpt2Layer}};
 
 constexpr std::string_view kHead = "lm_head";
 

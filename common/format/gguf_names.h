@@ -32,7 +32,7 @@ struct GgufFamily {
   std::span<const GgufModule> modules, layer_modules;
 };
 
-// Null: not in the table.
+// Null: not in the table. Of several families of one architecture a file's is the first.
 const GgufFamily* FindGgufFamily(std::string_view model_type);
 const GgufFamily* FindGgufArchitecture(std::string_view architecture);
 // "llama, mistral, qwen2, ..": the model types that are known, for messages.

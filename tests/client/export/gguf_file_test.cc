@@ -92,6 +92,32 @@ TEST_F(GgufFile, ScalingsAreKeptAsTensors) {
   }
 }
 
+TEST_F(GgufFile, OfAModelWithVisionTheTextsPartIsWritten) {
+  Take("small-gemma3-vision", "small-gemma3-vision-plain");
+  folder_->Replace("config.json", R"("full_attention")", R"("sliding_attention")");
+  folder_->Replace("config.json", R"("query_pre_attn_scalar": 12)", R"("query_pre_attn_scalar": 8)");
+  EXPECT_OK(WriteGgufFile(files(), "/out.gguf", Merged(), GgufType::kF32));
+  ASSERT_OK_AND_ASSIGN(const auto source, folder_->Open("/m"));
+  ASSERT_OK_AND_ASSIGN(const auto result, folder_->Open("/out.gguf"));
+  EXPECT_EQ(result->config().architecture, "gemma3_text");
+  EXPECT_EQ(result->config().windows, source->config().windows);
+  size_t found = 0;
+  for (const model::ModelTensor& tensor : source->tensors()) {
+    if (tensor.other_part) continue;
+    const std::string name = "model." + tensor.name.substr(std::string("model.language_model.").size());
+    const auto same = std::find_if(result->tensors().begin(), result->tensors().end(),
+                                   [&](const model::ModelTensor& t) { return t.name == name; });
+    ASSERT_NE(same, result->tensors().end()) << name;
+    const std::vector<float> values = model::ReadTensor(*result, *same);
+    const std::vector<float> expected = Expected(tensor);
+    ASSERT_EQ(values.size(), expected.size());
+    const float offset = tensor.shape.size() == 1 ? 1 : 0;  // GGUF's norms are more by one
+    for (size_t i = 0; i < values.size(); ++i) EXPECT_NEAR(values[i], expected[i] + offset, 1e-6) << name;
+    ++found;
+  }
+  EXPECT_EQ(found, result->tensors().size());
+}
+
 TEST_F(GgufFile, AFullDiskLeavesNothing) {
   Take("llama", "llama-pattern");
   auto& disk = dynamic_cast<testing::SimFileSystem&>(files());

@@ -38,6 +38,33 @@ TEST_F(HfDirectory, HoldsW0PlusCUnderTheSourcesNamesAndDTypes) {
   EXPECT_GT(written.rounding.Relative(), 0);
 }
 
+TEST_F(HfDirectory, TheOtherPartsOfAModelAndItsOlderNamesStay) {
+  Take("small-gemma3-vision", "small-gemma3-vision-plain");
+  folder_->Write("preprocessor_config.json", "{}");
+  ASSERT_OK(WriteHfDirectory(files(), "/out", Merged(), {}));
+  ASSERT_OK_AND_ASSIGN(const auto source, format::Safetensors::Open(files(), "/m/model.safetensors"));
+  ASSERT_OK_AND_ASSIGN(const auto result, format::Safetensors::Open(files(), "/out/model.safetensors"));
+  ASSERT_EQ(result.tensors().size(), source.tensors().size());
+  int changed = 0;
+  for (const format::TensorView& before : source.tensors()) {
+    const format::TensorView* after = result.Find(before.name);
+    ASSERT_NE(after, nullptr) << before.name;
+    const bool same = std::equal(before.data.begin(), before.data.end(), after->data.begin(), after->data.end());
+    EXPECT_TRUE(same || before.name.starts_with("language_model.")) << before.name;
+    changed += same ? 0 : 1;
+  }
+  EXPECT_EQ(changed, 6) << "one for each module of the adapter";
+  EXPECT_TRUE(files().Exists("/out/preprocessor_config.json"));
+  ASSERT_OK(WriteHfDirectory(files(), "/half", Merged(), {.dtype = format::DType::kBF16}));
+  ASSERT_OK_AND_ASSIGN(const auto half, format::Safetensors::Open(files(), "/half/model.safetensors"));
+  const auto* patches = half.Find("vision_tower.embeddings.patch_embedding.weight");
+  ASSERT_NE(patches, nullptr);
+  EXPECT_EQ(patches->shape, (std::vector<int64_t>{8, 3, 2, 2}));
+  const std::vector<float> exact = Floats(*source.Find(patches->name));
+  const std::vector<float> rounded = Floats(*patches);
+  for (size_t i = 0; i < exact.size(); ++i) EXPECT_EQ(rounded[i], format::BF16ToFloat(format::FloatToBF16(exact[i])));
+}
+
 TEST_F(HfDirectory, RoundsOnceAndSaysWhatWasLost) {
   Take("llama", "llama-pattern");
   ASSERT_OK_AND_ASSIGN(const Written written,

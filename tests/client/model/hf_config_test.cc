@@ -22,8 +22,8 @@ constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
 
 TEST(HfConfig, BothKeyStylesGiveTheSameModel) {
   for (const char* name : {"llama", "llama-rope3", "llama-sharded-bf16", "small-mistral", "small-qwen2", "small-qwen3",
-                           "small-phi3", "small-gemma2", "small-gemma3", "small-gpt2", "small-llama-dynamic",
-                           "small-qwen2-yarn", "small-phi3-longrope"}) {
+                           "small-phi3", "small-gemma2", "small-gemma3", "small-gemma3-vision", "small-gpt2",
+                           "small-llama-dynamic", "small-qwen2-yarn", "small-phi3-longrope"}) {
     ModelFolder folder(name);
     ASSERT_OK_AND_ASSIGN(const ModelConfig v5, ParseHfConfig(folder.Read("config.json"), "v5"));
     ASSERT_OK_AND_ASSIGN(const ModelConfig v4, ParseHfConfig(folder.Read("config.v4.json"), "v4"));
@@ -161,6 +161,36 @@ TEST(HfConfig, FillsInWhatEachFamilyImplies) {
                                      "config.json"));
   EXPECT_EQ(gpt2.intermediate_size, 32);
   EXPECT_TRUE(gpt2.tied_embeddings);
+}
+
+// As the published file of 4B has it: what is usual for the text's part is not said.
+TEST(HfConfig, ReadsTheTextsPartOfAModelWithVision) {
+  ASSERT_OK_AND_ASSIGN(
+      const ModelConfig config,
+      ParseHfConfig(R"({"architectures":["Gemma3ForConditionalGeneration"],"model_type":"gemma3","text_config":{)"
+                    R"("hidden_size":2560,"intermediate_size":10240,"model_type":"gemma3_text","num_hidden_layers":34,)"
+                    R"("rope_scaling":{"factor":8.0,"rope_type":"linear"},"sliding_window":1024},)"
+                    R"("torch_dtype":"bfloat16","vision_config":{"hidden_size":1152}})",
+                    "config.json"));
+  EXPECT_EQ(config.architecture, "gemma3");
+  EXPECT_EQ(config.hidden_size, 2560);
+  EXPECT_EQ(config.num_heads, 8);
+  EXPECT_EQ(config.num_kv_heads, 4);
+  EXPECT_EQ(config.head_dim, 256);
+  EXPECT_EQ(config.vocab_size, 262208);
+  EXPECT_EQ(config.max_positions, 131072);
+  EXPECT_EQ(config.window(4), 1024);
+  EXPECT_EQ(config.window(5), 0);
+  EXPECT_EQ(config.rope.scaling, RopeScaling::kLinear);
+  EXPECT_EQ(config.window_rope.scaling, RopeScaling::kNone);
+  EXPECT_TRUE(config.tied_embeddings);
+  for (const char* text : {"", R"(,"text_config":null)", R"(,"text_config":[])"}) {
+    EXPECT_THAT(ParseHfConfig(Cat(R"({"model_type":"gemma3")", text, "}"), "config.json"),
+                StatusIs(kInvalid, HasSubstr("key `text_config`: expected an object")));
+  }
+  EXPECT_THAT(ParseHfConfig(R"({"model_type":"gemma3","text_config":{"hidden_size":"x"}})", "config.json"),
+              StatusIs(kInvalid, AllOf(HasSubstr("key `text_config.hidden_size`: expected an integer"),
+                                       HasSubstr("key `text_config.num_hidden_layers` is missing"))));
 }
 
 TEST(HfConfig, ReadsYarnAndDynamicScaling) {

@@ -47,6 +47,43 @@ TEST(HfModel, ReadsASingleFile) {
   EXPECT_TRUE(model->RawBytes("nothing").empty());
 }
 
+TEST(HfModel, OfAModelWithVisionTheTextsPartIsRead) {
+  ModelFolder folder("small-gemma3-vision");
+  const auto count = [](const ModelFiles& model, bool other) {
+    return std::count_if(model.tensors().begin(), model.tensors().end(),
+                         [&](const ModelTensor& t) { return t.other_part == other; });
+  };
+  ASSERT_OK_AND_ASSIGN(const auto model, folder.Open());
+  EXPECT_EQ(count(*model, false), 2 + 2 * 13);
+  EXPECT_EQ(count(*model, true), 23);
+  const auto modules = model->LinearModules();
+  ASSERT_EQ(modules.size(), 14U);
+  EXPECT_EQ(modules[0].name, "model.language_model.layers.0.self_attn.q_proj");
+  for (const ModelTensor& t : model->tensors()) {
+    EXPECT_EQ(t.older_name.empty(), t.other_part) << t.name;
+    if (t.other_part) continue;
+    EXPECT_EQ(t.older_name, "language_model.model." + t.name.substr(std::string("model.language_model.").size()));
+  }
+
+  // The names of now, and what lies beside the parts that are known.
+  folder.Edit("model.safetensors", [](std::vector<format::TensorView>& tensors) {
+    for (format::TensorView& t : tensors) {
+      const bool text = t.name.starts_with("language_model.model.");
+      t.name = text ? "model.language_model." + t.name.substr(21) : "model." + t.name;
+    }
+  });
+  ASSERT_OK_AND_ASSIGN(const auto now, folder.Open());
+  EXPECT_EQ(count(*now, true), 23);
+  EXPECT_TRUE(now->tensors().front().older_name.empty());
+  folder.Edit("model.safetensors", [](std::vector<format::TensorView>& tensors) {
+    tensors.push_back({"model.audio_tower.weight", format::DType::kF32, {0}, {}});
+    std::erase_if(tensors, [](const auto& t) { return t.name == "model.language_model.norm.weight"; });
+  });
+  EXPECT_THAT(folder.Open(),
+              StatusIs(kInvalid, AllOf(HasSubstr("'model.audio_tower.weight' [0] in model.safetensors"),
+                                       HasSubstr("'model.language_model.norm.weight' [16] is missing"))));
+}
+
 TEST(HfModel, LinearModulesComeInModelOrder) {
   ModelFolder tied("llama");
   ASSERT_OK_AND_ASSIGN(const auto model, tied.Open());

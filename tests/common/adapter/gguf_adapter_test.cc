@@ -204,8 +204,11 @@ TEST_F(GgufAdapterTest, TheBaseIsReadFromConfigJson) {
   EXPECT_EQ(mistral.num_kv_heads, 2);
   EXPECT_FALSE(mistral.tied_head);
   ASSERT_OK_AND_ASSIGN(const GgufBase gpt2, read(R"({"model_type": "gpt2", "n_head": 12})"));
-  EXPECT_EQ(gpt2.num_kv_heads, 12);
   EXPECT_TRUE(gpt2.tied_head);
+  ASSERT_OK_AND_ASSIGN(const GgufBase gemma3, read(R"({"model_type": "gemma3", "text_config": {"hidden_size": 8}})"));
+  EXPECT_EQ(gemma3.family->architecture, "gemma3");
+  EXPECT_EQ(gemma3.family->root, "model.language_model");
+  EXPECT_TRUE(gemma3.tied_head);
   EXPECT_THAT(read(R"({"model_type": "bert"})"),
               StatusIs(absl::StatusCode::kUnimplemented, AllOf(HasSubstr("'bert'"), HasSubstr("llama, mistral"))));
   EXPECT_THAT(read(R"({"model_type": "llama", "num_key_value_heads": -1})"),

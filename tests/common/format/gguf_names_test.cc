@@ -27,6 +27,9 @@ constexpr Case kCases[] = {
     {"gemma2", "model.layers.3.post_attention_layernorm", "blk.3.post_attention_norm", GgufChange::kPlusOne},
     {"gemma3_text", "model.layers.3.pre_feedforward_layernorm", "blk.3.ffn_norm", GgufChange::kPlusOne},
     {"gemma3_text", "model.norm", "output_norm", GgufChange::kPlusOne},
+    {"gemma3", "model.language_model.layers.3.self_attn.q_norm", "blk.3.attn_q_norm", GgufChange::kPlusOne},
+    {"gemma3", "model.language_model.norm", "output_norm", GgufChange::kPlusOne},
+    {"gemma3", "lm_head", "output"},
     {"gpt2", "transformer.h.11.attn.c_attn", "blk.11.attn_qkv", GgufChange::kTransposed},
     {"gpt2", "transformer.wpe", "position_embd"},
 };
