@@ -12,8 +12,8 @@
 
 namespace strata::exporting {
 
-// Writes config.json, the tokenizer's, processor's and generation's files, the chat template and the licence of `model` into
-// `directory`: copies from an HF directory, from a GGUF file what its metadata say. `dtype` goes into config.json.
+// Writes config.json, the tokenizer's, processor's and generation's files, the chat template and the licence of `model`
+// into `directory`: copies from an HF directory, from a GGUF file what its metadata say. `dtype` goes into config.json.
 absl::Status WriteModelTexts(runtime::FileSystem& files, const std::string& directory, const model::ModelFiles& model,
                              std::optional<format::DType> dtype);
 
