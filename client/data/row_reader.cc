@@ -21,6 +21,25 @@ absl::StatusOr<std::string> Text(const OrderedJson& row, const char* key) {
   return found->get<std::string>();
 }
 
+// A template would put a token of an image's place where no image is.
+absl::Status NeedTextAlone(const ChatRow& row) {
+  const auto messages = row.find("messages");
+  if (messages == row.end() || !messages->is_array()) return absl::OkStatus();
+  for (size_t i = 0; i < messages->size(); ++i) {
+    const OrderedJson& message = (*messages)[i];
+    const auto content = message.is_object() ? message.find("content") : message.end();
+    if (content == message.end() || !content->is_array()) continue;
+    for (size_t j = 0; j < content->size(); ++j) {
+      const OrderedJson& part = (*content)[j];
+      if (part.is_object() && part.contains("type") && part["type"] != "text") {
+        return Fault(Cat("'messages'[", i, "].'content'[", j,
+                         "] must be of type 'text': images and the like are not trained on"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status RowReader::NeedTokenizer() const {
@@ -72,6 +91,7 @@ absl::StatusOr<Example> RowReader::FromCompletion(const std::string& prompt, con
 
 absl::StatusOr<Example> RowReader::FromMessages(const ChatRow& row) const {
   STRATA_RETURN_IF_ERROR(NeedChat());
+  STRATA_RETURN_IF_ERROR(NeedTextAlone(row));
   absl::StatusOr<Example> example = EncodeChat(*chat, *tokenizer, row);
   if (!example.ok()) return Fault(std::string(example.status().message()));
   STRATA_RETURN_IF_ERROR(CheckIds(example->ids));
@@ -149,6 +169,7 @@ absl::StatusOr<std::vector<int32_t>> RowReader::ReadPromptText(const std::string
 
 absl::StatusOr<std::vector<int32_t>> RowReader::PromptOfChat(const ChatRow& row) const {
   STRATA_RETURN_IF_ERROR(NeedChat());
+  STRATA_RETURN_IF_ERROR(NeedTextAlone(row));
   const auto begin = row.find("add_generation_prompt");
   if (begin != row.end() && !begin->is_boolean()) return Fault("'add_generation_prompt' must be true or false");
   const absl::StatusOr<std::string> text = chat->Render(row, begin == row.end() || begin->get<bool>());

@@ -200,5 +200,21 @@ TEST(ChatRows, AreRowsOfADataset) {
   EXPECT_THAT(ParseJsonl(text, "x", &letters, 0, {}), StatusIs(kInvalid, HasSubstr("there is no chat template")));
 }
 
+TEST(ChatRows, OfPartsAreOfTextAlone) {
+  const Letters letters;
+  const ChatTemplate chat =
+      Parse("{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}<e>{% endfor %}");
+  const auto rows = [&](const std::string& part) {
+    const std::string text =
+        R"({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "ab"})" + part + "]}]}";
+    return ParseJsonl(text, "x", &letters, 0, {.chat = &chat});
+  };
+  const auto text = rows("");
+  ASSERT_THAT(text, IsOk());
+  EXPECT_EQ(text->rows[0].num_targets(), 2) << "b and <e>: nothing goes before a";
+  EXPECT_THAT(rows(R"(, {"type": "image"})"),
+              StatusIs(kInvalid, HasSubstr("x:1: 'messages'[0].'content'[1] must be of type 'text'")));
+}
+
 }  // namespace
 }  // namespace strata::data
