@@ -207,8 +207,10 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand(
       "eval", "Loss of a model on rows, or its accuracy on multiple choice, with or without adapters");
   command->add_option("--model", flags->model, "Model folder, GGUF file, or org/name in the HF cache")->required();
-  command->add_option("--data", flags->data,
-                      "JSONL (also .zst) or Parquet file, scored by its mean loss; several one after another");
+  command->add_option(
+      "--data", flags->data,
+      "JSONL (also .zst) or Parquet file, folder or 'pattern' of such files, scored by its mean loss; several "
+      "one after another");
   command->add_option(
       "--choices", flags->choices,
       "JSONL (also .zst) or Parquet file of {\"question\", \"choices\": [TEXT, ..], \"answer\": INDEX}: does the model "

@@ -48,14 +48,12 @@ absl::StatusOr<Prompts> ReadPrompts(const GenerateFlags& flags, runtime::FileSys
     STRATA_RETURN_IF_ERROR(Annotate(add(reader.ReadPromptText(flags.prompt, form)), "--prompt"));
     return prompts;
   }
-  const bool piped = flags.data == "-";
-  absl::StatusOr<std::unique_ptr<data::RowSource>> rows = data::RowsOf(data::LinesOf(flags.piped));
-  if (!piped) rows = data::OpenRows(files, flags.data);
+  absl::StatusOr<std::unique_ptr<data::RowSource>> rows = data::RowsOf(data::LinesOf(flags.piped), "standard input");
+  if (flags.data != "-") rows = data::OpenRows(files, flags.data);
   STRATA_RETURN_IF_ERROR(rows.status());
-  STRATA_RETURN_IF_ERROR(
-      data::ForEachRow(**rows, piped ? "standard input" : flags.data, /*skip=*/false,
-                       [&](const data::OrderedJson& row) { return add(reader.ReadPrompt(row, form)); })
-          .status());
+  STRATA_RETURN_IF_ERROR(data::ForEachRow(**rows, /*skip=*/false, [&](const data::OrderedJson& row) {
+                           return add(reader.ReadPrompt(row, form));
+                         }).status());
   return prompts;
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "client/client.h"
 #include "client/commands.h"
+#include "client/data/row_files.h"
 #include "client/link/grpc_federation_link.h"
 #include "client/model_offers.h"
 #include "client/train/command_trainer.h"
@@ -42,12 +43,8 @@ absl::StatusOr<std::string> ReadText(runtime::FileSystem& files, const std::stri
 absl::Status CheckPaths(runtime::FileSystem& files, const config::ClientOptions& options) {
   std::vector<std::string> faults;
   for (const auto& [label, path] : options.data) {
-    const auto info = files.Stat(path);
-    if (!info.ok()) {
-      faults.push_back(absl::StrCat("data: ", label, ": ", info.status().message()));
-    } else if (info->is_directory) {
-      faults.push_back(absl::StrCat("data: ", label, ": ", path, " is a folder; expected a JSONL or Parquet file"));
-    }
+    const absl::Status found = data::RowFiles(files, path).status();
+    if (!found.ok()) faults.push_back(absl::StrCat("data: ", label, ": ", found.message()));
   }
   if (faults.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrJoin(faults, "\n"));

@@ -39,14 +39,14 @@ absl::Status ForEachRow(runtime::FileSystem& files, const std::string& path,
                         const std::function<absl::Status(const data::Row& row, const std::string& place)>& function) {
   std::unique_ptr<data::RowSource> rows;
   if (path == "-") {
-    rows = data::RowsOf(data::LinesOf(std::cin));
+    rows = data::RowsOf(data::LinesOf(std::cin), "standard input");
   } else {
     STRATA_ASSIGN_OR_RETURN(rows, data::OpenRows(files, path));
   }
   while (true) {
     STRATA_ASSIGN_OR_RETURN(const std::optional<data::Row> row, rows->Next());
     if (!row.has_value()) return FlushOut();
-    STRATA_RETURN_IF_ERROR(function(*row, Cat(path == "-" ? "standard input" : path, ":", row->number)));
+    STRATA_RETURN_IF_ERROR(function(*row, Cat(rows->place(), ":", row->number)));
   }
 }
 

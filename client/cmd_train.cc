@@ -190,7 +190,7 @@ absl::StatusOr<train::RunInputs> InputsOf(const TrainFlags& flags, const config:
   train::RunInputs inputs = config::SettingsOf(options);
   for (const char* key : {"checkpoint_steps", "gradient_checkpointing", "on_non_finite"}) inputs.erase(key);
   STRATA_ASSIGN_OR_RETURN(inputs["--model"], train::ModelFingerprint(files, model));
-  STRATA_ASSIGN_OR_RETURN(inputs["--data"], train::FileDigest(files, flags.data));
+  STRATA_ASSIGN_OR_RETURN(inputs["--data"], train::DataDigest(files, flags.data));
   if (!flags.init_adapter.empty()) {
     STRATA_ASSIGN_OR_RETURN(inputs["--init-adapter"], AdapterDigest(files, flags.init_adapter));
   }
@@ -359,12 +359,12 @@ int Run(const TrainFlags& flags) {
 
 void AddTrainCommand(CLI::App& app, CommandContext& context) {
   auto flags = std::make_shared<TrainFlags>();
-  CLI::App* command = app.add_subcommand("train", "Train a LoRA adapter on one file, without a server");
+  CLI::App* command = app.add_subcommand("train", "Train a LoRA adapter on local rows, without a server");
   command->add_option("--model", flags->model, "Model folder, GGUF file, or org/name in the HF cache")->required();
   command
       ->add_option("--data", flags->data,
                    "JSONL (also .zst) or Parquet of {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"} or "
-                   "{\"input_ids\",\"labels\"}")
+                   "{\"input_ids\",\"labels\"}: a file, a folder of shards, or a 'pattern' as the shell's")
       ->required();
   command->add_option("--out", flags->out, "Folder for the adapter, which HF PEFT loads")->required();
   command->add_option("--config", flags->config, "train.yaml (see deploy/config); - reads standard input");

@@ -36,7 +36,7 @@ absl::StatusOr<ChoiceSet> ReadChoices(runtime::FileSystem& files, const std::str
     set.rows.push_back(std::move(row));
     return absl::OkStatus();
   };
-  STRATA_ASSIGN_OR_RETURN(set.bad, ForEachRow(*source, path, options.skip_bad_rows, read));
+  STRATA_ASSIGN_OR_RETURN(set.bad, ForEachRow(*source, options.skip_bad_rows, read));
   if (set.rows.empty()) return absl::InvalidArgumentError(Cat(path, ": no row with a question"));
   return set;
 }

@@ -22,8 +22,8 @@ bool Truncate(Example& example, size_t max_length) {
   return true;
 }
 
-absl::StatusOr<Dataset> ReadRows(RowSource& source, std::string_view place, const RowReader& reader,
-                                 const DatasetOptions& options, RowsBuilder builder) {
+absl::StatusOr<Dataset> ReadRows(RowSource& source, const RowReader& reader, const DatasetOptions& options,
+                                 RowsBuilder builder) {
   Dataset dataset;
   const auto read = [&](const OrderedJson& row) -> absl::Status {
     STRATA_ASSIGN_OR_RETURN(Example example, reader.Read(row));
@@ -32,7 +32,7 @@ absl::StatusOr<Dataset> ReadRows(RowSource& source, std::string_view place, cons
     ++dataset.num_empty;
     return absl::OkStatus();
   };
-  STRATA_ASSIGN_OR_RETURN(BadRows bad, ForEachRow(source, place, options.skip_bad_rows, read));
+  STRATA_ASSIGN_OR_RETURN(BadRows bad, ForEachRow(source, options.skip_bad_rows, read));
   dataset.num_bad = bad.count;
   dataset.bad_rows = std::move(bad.text);
   STRATA_ASSIGN_OR_RETURN(dataset.rows, std::move(builder).Finish());
@@ -53,14 +53,15 @@ int64_t Example::num_targets() const {
 
 absl::StatusOr<Dataset> ParseJsonl(std::string_view text, std::string_view place, const Tokenizer* tokenizer,
                                    int64_t vocab_size, const DatasetOptions& options) {
-  return ReadRows(*RowsOf(LinesOf(text)), place, ReaderOf(tokenizer, vocab_size, options), options, RowsBuilder());
+  return ReadRows(*RowsOf(LinesOf(text), std::string(place)), ReaderOf(tokenizer, vocab_size, options), options,
+                  RowsBuilder());
 }
 
 absl::StatusOr<Dataset> ReadDataset(runtime::FileSystem& files, const std::string& path, const Tokenizer* tokenizer,
                                     int64_t vocab_size, const DatasetOptions& options) {
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<RowSource> source, OpenRows(files, path));
   RowsBuilder builder(&files, {.scratch = options.scratch, .max_resident_bytes = options.max_resident_bytes});
-  return ReadRows(*source, path, ReaderOf(tokenizer, vocab_size, options), options, std::move(builder));
+  return ReadRows(*source, ReaderOf(tokenizer, vocab_size, options), options, std::move(builder));
 }
 
 BatchOrder::BatchOrder(uint64_t num_rows, uint32_t batch_size, bool shuffle, uint64_t seed, uint64_t round,

@@ -25,7 +25,7 @@ struct DatasetOptions {
   size_t max_resident_bytes = size_t{64} << 20;
 };
 
-// A file's rows, in file order. A row has exactly one of the forms
+// The rows of a file, or of several one after another, in file order. A row has exactly one of the forms
 //   {"text"}: with the post-processor's special tokens, then EOS unless it is there already;
 //   {"messages"}: as the chat template writes them, the assistant's turns to be learned (chat_rows.h);
 //   {"prompt", "completion"}: tokenised apart and joined, special tokens at the prompt only, EOS behind the completion,
@@ -39,12 +39,13 @@ struct Dataset {
   uint64_t num_bad = 0;        // skipped
   std::string bad_rows;        // lines of "file:line: reason" of the first 20 of them, then a count
 };
-// Lines of JSON (LF or CRLF; blank ones are skipped; the last may lack its line feed), also compressed by zstd, or a
-// Parquet file, whose columns are a row's keys (parquet_rows.h). Each row is read and tokenised once, in one pass:
-// memory holds the tokens up to max_resident_bytes, the rest lies in `scratch`. INVALID_ARGUMENT: file:row of every bad
-// row (no JSON or UTF-8, none or two of the forms, wrong types, a conversation that the template refuses, ids outside
-// the vocabulary, lengths that differ); at most 20 are named, then a count. Row texts are never quoted. DATA_LOSS: a
-// damaged file. `tokenizer` may be null when every row has input_ids; `vocab_size` bounds the ids (0: not checked).
+// `path` means a file, a folder of them or a pattern (row_files.h): lines of JSON (LF or CRLF; blank ones are skipped;
+// the last may lack its line feed), also compressed by zstd, or Parquet, whose columns are a row's keys
+// (parquet_rows.h). Each row is read and tokenised once, in one pass: memory holds the tokens up to max_resident_bytes,
+// the rest lies in `scratch`. INVALID_ARGUMENT: file:row of every bad row (no JSON or UTF-8, none or two of the forms,
+// wrong types, a conversation that the template refuses, ids outside the vocabulary, lengths that differ); at most 20
+// are named, then a count. Row texts are never quoted. DATA_LOSS: a damaged file. `tokenizer` may be null when every
+// row has input_ids; `vocab_size` bounds the ids (0: not checked).
 absl::StatusOr<Dataset> ReadDataset(runtime::FileSystem& files, const std::string& path, const Tokenizer* tokenizer,
                                     int64_t vocab_size, const DatasetOptions& options);
 // The same of lines of JSON in memory, into memory; `place` stands in messages where the path would.

@@ -224,6 +224,8 @@ class ParquetRows : public RowSource {
     });
   }
 
+  const std::string& place() const override { return path_; }
+
  private:
   // The next rows, of the next row group where this one's are done; false: there is none.
   absl::StatusOr<bool> ReadBatch() {

@@ -1,4 +1,4 @@
-// The rows of a file as JSON objects, one after another, and what is wrong with some of them.
+// The rows of one or several files as JSON objects, one after another, and what is wrong with some of them.
 #ifndef STRATA_CLIENT_DATA_ROW_SOURCE_H_
 #define STRATA_CLIENT_DATA_ROW_SOURCE_H_
 
@@ -28,13 +28,16 @@ class RowSource {
   virtual ~RowSource() = default;
   // Nothing at the end. Errors mean the file, not a row. DATA_LOSS: damaged.
   virtual absl::StatusOr<std::optional<Row>> Next() = 0;
+  // The file that the last row lies in, for messages.
+  virtual const std::string& place() const = 0;
 };
 
 // A line of JSON, which must be an object. INVALID_ARGUMENT: it is none.
 absl::StatusOr<OrderedJson> ParseRow(std::string_view line);
 // Lines of JSON (LF or CRLF); blank ones are left out.
-std::unique_ptr<RowSource> RowsOf(std::unique_ptr<Lines> lines);
-// By its first bytes the file is Parquet (parquet_rows.h), or lines of JSON that zstd has compressed or not.
+std::unique_ptr<RowSource> RowsOf(std::unique_ptr<Lines> lines, std::string place);
+// The rows of all files that `path` means (row_files.h). By its first bytes each is Parquet (parquet_rows.h), or lines
+// of JSON that zstd has compressed or not. Row numbers are within the file.
 absl::StatusOr<std::unique_ptr<RowSource>> OpenRows(runtime::FileSystem& files, const std::string& path);
 
 struct BadRows {
@@ -43,7 +46,7 @@ struct BadRows {
 };
 // Calls `read` with every row; INVALID_ARGUMENT from it means a bad row. They are returned with `skip`, else all of
 // them are the error. Other errors, and those of the source, end the reading.
-absl::StatusOr<BadRows> ForEachRow(RowSource& source, std::string_view place, bool skip,
+absl::StatusOr<BadRows> ForEachRow(RowSource& source, bool skip,
                                    const std::function<absl::Status(const OrderedJson& row)>& read);
 
 }  // namespace strata::data

@@ -1,8 +1,11 @@
 #include "client/train/loaded_model.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "client/data/chat_template.h"
+#include "client/data/row_files.h"
 #include "client/model/model_files.h"
 #include "common/status/status_macros.h"
 
@@ -37,10 +40,15 @@ RowPolicy RowPolicyOf(const config::TrainOptions& options, std::string scratch) 
 absl::StatusOr<data::Dataset> ModelCache::ReadRows(const LoadedModel& model, const std::string& path,
                                                    const RowPolicy& policy) {
   const int64_t vocabulary = model.transformer->config().vocab_size;
-  STRATA_ASSIGN_OR_RETURN(const runtime::FileInfo info, files_.Stat(path));
+  STRATA_ASSIGN_OR_RETURN(const std::vector<std::string> paths, data::RowFiles(files_, path));
+  absl::Time modified = absl::InfinitePast();
+  for (const std::string& file : paths) {
+    STRATA_ASSIGN_OR_RETURN(const runtime::FileInfo info, files_.Stat(file));
+    modified = std::max(modified, info.modified);
+  }
   auto chat = data::ChatTemplate::Open(files_, model.transformer->files().path(), policy.chat_template);
   if (!chat.ok() && !policy.chat_template.empty()) return chat.status();
-  if (chat.ok()) chat->SetNow(info.modified, absl::UTCTimeZone());
+  if (chat.ok()) chat->SetNow(modified, absl::UTCTimeZone());
   const data::DatasetOptions options{.max_length = policy.max_length,
                                      .skip_bad_rows = policy.skip_bad_rows,
                                      .chat = chat.ok() ? &*chat : nullptr,

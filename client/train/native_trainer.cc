@@ -92,7 +92,7 @@ absl::StatusOr<Checkpoints> OpenCheckpoints(runtime::FileSystem& files, const ru
   Checkpoints opened;
   if (request.run.empty() || request.options.checkpoint_steps == 0) return opened;
   RunInputs inputs = {{"run", request.run}};
-  STRATA_ASSIGN_OR_RETURN(inputs["data"], FileDigest(files, request.data_path));
+  STRATA_ASSIGN_OR_RETURN(inputs["data"], DataDigest(files, request.data_path));
   STRATA_ASSIGN_OR_RETURN(inputs["model"], ModelFingerprint(files, model));
   opened.store = std::make_unique<CheckpointStore>(
       files, clock,

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "client/data/row_files.h"
 #include "common/secure/digest.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -20,6 +21,17 @@ absl::StatusOr<std::string> FileDigest(runtime::FileSystem& files, const std::st
     mapping->Release(begin, length);  // the file may be larger than memory
   }
   return secure::ToHex(digest.Finish());
+}
+
+absl::StatusOr<std::string> DataDigest(runtime::FileSystem& files, const std::string& path) {
+  STRATA_ASSIGN_OR_RETURN(const std::vector<std::string> paths, data::RowFiles(files, path));
+  if (paths.size() == 1) return FileDigest(files, paths.front());
+  std::string text;
+  for (const std::string& file : paths) {
+    STRATA_ASSIGN_OR_RETURN(const std::string digest, FileDigest(files, file));
+    text += Cat(runtime::BaseName(file), " ", digest, "\n");
+  }
+  return secure::ToHex(secure::Sha256(text));
 }
 
 absl::StatusOr<std::string> ModelFingerprint(runtime::FileSystem& files, const model::ModelFiles& model) {
