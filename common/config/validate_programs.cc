@@ -52,7 +52,10 @@ SimSitesOptions ValidateSimSites(const v1::SimSitesConfig& proto, const Section&
     }
   }
   options.data = proto.data();
-  if (options.data.empty()) section.Missing("data", "the JSONL file that is shared out among the sites");
+  if (options.data.empty())
+    section.Missing(
+        "data",
+        "the rows that are shared out among the sites: JSONL (also .zst) or Parquet, a file, a folder or a pattern");
   if (!proto.partition().empty()) options.partition = proto.partition();
   section.RequireWord("partition", options.partition, {"iid", "dirichlet", "key"});
   if (proto.has_concentration()) options.concentration = proto.concentration();

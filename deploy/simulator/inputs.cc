@@ -6,9 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "client/data/row_source.h"
 #include "client/model_offers.h"
 #include "client/peft/lora_plan.h"
 #include "common/status/status_macros.h"
+#include "common/telemetry/log.h"
 
 namespace strata::sim {
 namespace {
@@ -34,11 +36,15 @@ absl::StatusOr<link::ModelOffer> OpenModel(runtime::FileSystem& files, const con
 }
 
 absl::StatusOr<std::vector<SiteShare>> ReadShares(runtime::FileSystem& files, const config::SimOptions& options) {
-  const auto text = files.ReadFile(options.sites.data);
-  if (!text.ok()) return absl::InvalidArgumentError(absl::StrCat("sites.data: ", text.status().message()));
-  auto shares = Partition(*text, options.sites.data, options.sites, options.seed);
+  const auto rows = data::OpenRows(files, options.sites.data);
+  if (!rows.ok()) return absl::InvalidArgumentError(absl::StrCat("sites.data: ", rows.status().message()));
+  auto shares = Partition(**rows, options.sites, options.job.training.skip_bad_rows, options.seed);
   if (!shares.ok()) return Annotate(shares.status(), "sites");
-  return shares;
+  if (shares->bad.count > 0) {
+    telemetry::Log(telemetry::Level::kWarning, "bad_rows_left_out",
+                   {{"count", shares->bad.count}, {"rows", shares->bad.text}});
+  }
+  return std::move(shares->sites);
 }
 
 }  // namespace

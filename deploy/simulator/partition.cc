@@ -10,18 +10,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/runtime/random.h"
-#include "nlohmann/json.hpp"
 
 namespace strata::sim {
 namespace {
 
-using nlohmann::json;
+using data::OrderedJson;
 using runtime::Philox;
 using runtime::RandomKey;
 
 struct Row {
-  std::string_view text;
-  size_t line = 0;
+  std::string text;   // JSON
   std::string value;  // of the key
 };
 
@@ -58,28 +56,21 @@ std::vector<double> DrawMixture(size_t num_classes, double concentration, Draws&
   return mixture;
 }
 
-absl::StatusOr<std::vector<Row>> ReadRows(std::string_view jsonl, std::string_view place, const std::string& key) {
-  std::vector<Row> rows;
-  size_t begin = 0;
-  for (size_t line = 1; begin < jsonl.size(); ++line) {
-    const size_t end = std::min(jsonl.find('\n', begin), jsonl.size());
-    const std::string_view text = jsonl.substr(begin, end - begin);
-    begin = end + 1;
-    if (std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isspace(c) != 0; })) continue;
-    Row row{.text = text, .line = line, .value = {}};
+// Appends to `rows`. Where `key` is empty, values are.
+absl::StatusOr<data::BadRows> ReadRows(data::RowSource& source, const std::string& key, bool skip,
+                                       std::vector<Row>& rows) {
+  return data::ForEachRow(source, skip, [&](const OrderedJson& object) -> absl::Status {
+    Row row{.text = object.dump(), .value = {}};
     if (!key.empty()) {
-      const json parsed = json::parse(text, nullptr, false);
-      const std::string where = absl::StrCat(std::string(place), ":", line);
-      if (!parsed.is_object()) return absl::InvalidArgumentError(absl::StrCat(where, ": expected a JSON object"));
-      const auto value = parsed.find(key);
-      if (value == parsed.end()) {
-        return absl::InvalidArgumentError(absl::StrCat(where, ": expected the field `", key, "` of sites.key"));
+      const auto value = object.find(key);
+      if (value == object.end()) {
+        return absl::InvalidArgumentError(absl::StrCat("expected the field `", key, "` of sites.key"));
       }
       row.value = value->is_string() ? value->get<std::string>() : value->dump();
     }
     rows.push_back(std::move(row));
-  }
-  return rows;
+    return absl::OkStatus();
+  });
 }
 
 using Members = std::vector<std::vector<size_t>>;  // row numbers of each site
@@ -174,31 +165,33 @@ std::vector<std::string> SiteNames(const std::vector<std::string>& values, uint3
 
 }  // namespace
 
-absl::StatusOr<std::vector<SiteShare>> Partition(std::string_view jsonl, std::string_view place,
-                                                 const config::SimSitesOptions& options, uint64_t seed) {
+absl::StatusOr<Shares> Partition(data::RowSource& source, const config::SimSitesOptions& options, bool skip_bad_rows,
+                                 uint64_t seed) {
   const bool by_key = options.partition == "key", by_value = options.partition != "iid";
-  auto rows = ReadRows(jsonl, place, by_value ? options.key : "");
-  if (!rows.ok()) return rows.status();
-  if (rows->size() < options.count) {
-    return absl::InvalidArgumentError(absl::StrCat(std::string(place), ": ", rows->size(), " rows for ", options.count,
+  std::vector<Row> rows;
+  auto bad = ReadRows(source, by_value ? options.key : "", skip_bad_rows, rows);
+  if (!bad.ok()) return bad.status();
+  if (rows.size() < options.count) {
+    return absl::InvalidArgumentError(absl::StrCat(options.data, ": ", rows.size(), " rows for ", options.count,
                                                    " sites; expected at least one for each"));
   }
-  const std::vector<std::string> values = ValuesOf(*rows);
+  const std::vector<std::string> values = ValuesOf(rows);
   if (by_key && values.size() != options.count) {
     return absl::InvalidArgumentError(absl::StrCat(
-        std::string(place), ": the field `", options.key, "` has ", values.size(),
+        options.data, ": the field `", options.key, "` has ", values.size(),
         " values; `partition: key` makes a site of each, so sites.count must be that, not ", options.count));
   }
-  Members members = by_key     ? GroupByValue(*rows, values)
-                    : by_value ? DrawMixtures(*rows, options, seed)
-                               : DealOut(rows->size(), options.count, seed);
+  Members members = by_key     ? GroupByValue(rows, values)
+                    : by_value ? DrawMixtures(rows, options, seed)
+                               : DealOut(rows.size(), options.count, seed);
   const std::vector<std::string> names = SiteNames(values, options.count, by_key);
-  std::vector<SiteShare> shares(options.count);
+  Shares shares{.sites = std::vector<SiteShare>(options.count), .bad = *std::move(bad)};
   for (uint32_t i = 0; i < options.count; ++i) {
-    shares[i].name = names[i];
-    shares[i].num_rows = members[i].size();
+    SiteShare& site = shares.sites[i];
+    site.name = names[i];
+    site.num_rows = members[i].size();
     std::sort(members[i].begin(), members[i].end());
-    for (const size_t row : members[i]) shares[i].rows.append((*rows)[row].text).append("\n");
+    for (const size_t row : members[i]) site.rows.append(rows[row].text).append("\n");
   }
   return shares;
 }

@@ -18,9 +18,16 @@ namespace {
 std::string Rows(int count, int num_classes) {
   std::string rows;
   for (int i = 0; i < count; ++i) {
-    absl::StrAppend(&rows, "{\"text\": \"row ", i, "\", \"language\": \"l", i % num_classes, "\"}\n");
+    absl::StrAppend(&rows, "{\"text\":\"row ", i, "\",\"language\":\"l", i % num_classes, "\"}\n");
   }
   return rows;
+}
+
+absl::StatusOr<std::vector<SiteShare>> Split(const std::string& rows, config::SimSitesOptions options, uint64_t seed) {
+  options.data = "rows.jsonl";
+  auto shares = Partition(*data::RowsOf(data::LinesOf(rows), options.data), options, /*skip_bad_rows=*/false, seed);
+  if (!shares.ok()) return shares.status();
+  return std::move(shares->sites);
 }
 
 std::vector<std::string> Lines(const std::string& text) {
@@ -44,7 +51,7 @@ TEST(Partition, GivesEveryRowToOneSite) {
     options.partition = partition;
     options.key = "language";
     const std::string rows = Rows(103, 5);
-    const auto shares = Partition(rows, "rows.jsonl", options, 7);
+    const auto shares = Split(rows, options, 7);
     ASSERT_TRUE(shares.ok()) << shares.status();
     std::multiset<std::string> seen;
     for (const SiteShare& share : *shares) {
@@ -54,7 +61,7 @@ TEST(Partition, GivesEveryRowToOneSite) {
     }
     const std::vector<std::string> all = Lines(rows);
     EXPECT_EQ(seen, std::multiset<std::string>(all.begin(), all.end())) << partition;
-    const auto again = Partition(rows, "rows.jsonl", options, 7);
+    const auto again = Split(rows, options, 7);
     for (size_t i = 0; i < shares->size(); ++i) EXPECT_EQ((*again)[i].rows, (*shares)[i].rows);
   }
 }
@@ -64,13 +71,13 @@ TEST(Partition, KeyMakesASiteOfEachValue) {
   options.count = 3;
   options.partition = "key";
   options.key = "language";
-  const auto shares = Partition(Rows(30, 3), "rows.jsonl", options, 7);
+  const auto shares = Split(Rows(30, 3), options, 7);
   ASSERT_TRUE(shares.ok()) << shares.status();
   EXPECT_EQ((*shares)[1].name, "l1");
   EXPECT_EQ(Classes((*shares)[1]), (std::map<std::string, int>{{"l1", 10}}));
   options.count = 4;
   EXPECT_EQ(
-      Partition(Rows(30, 3), "rows.jsonl", options, 7).status().message(),
+      Split(Rows(30, 3), options, 7).status().message(),
       "rows.jsonl: the field `language` has 3 values; `partition: key` makes a site of each, so sites.count must be "
       "that, not 4");
 }
@@ -82,7 +89,7 @@ double OneSidedness(double concentration) {
   options.partition = "dirichlet";
   options.key = "language";
   options.concentration = concentration;
-  const auto shares = Partition(Rows(4000, 4), "rows.jsonl", options, 3);
+  const auto shares = Split(Rows(4000, 4), options, 3);
   double sum = 0;
   for (const SiteShare& share : *shares) {
     int most = 0;
@@ -103,12 +110,16 @@ TEST(Partition, NamesBadRows) {
   options.count = 2;
   options.partition = "dirichlet";
   options.key = "language";
-  EXPECT_EQ(Partition("{\"language\":1}\n\nnonsense\n", "d.jsonl", options, 1).status().message(),
-            "d.jsonl:3: expected a JSON object");
-  EXPECT_EQ(Partition("{\"language\":1}\n{\"text\":1}\n", "d.jsonl", options, 1).status().message(),
-            "d.jsonl:2: expected the field `language` of sites.key");
-  EXPECT_EQ(Partition("{\"language\":1}\n", "d.jsonl", options, 1).status().message(),
-            "d.jsonl: 1 rows for 2 sites; expected at least one for each");
+  const std::string rows = "{\"language\":1}\n\nnonsense\n{\"text\":1}\n{\"language\":2}\n";
+  EXPECT_EQ(Split(rows, options, 1).status().message(),
+            "rows.jsonl:3: no valid JSON (at byte 2 of the line)\n"
+            "rows.jsonl:4: expected the field `language` of sites.key");
+  const auto shares = Partition(*data::RowsOf(data::LinesOf(rows), "rows.jsonl"), options, /*skip_bad_rows=*/true, 1);
+  ASSERT_TRUE(shares.ok()) << shares.status();
+  EXPECT_EQ(shares->bad.count, 2U);
+  EXPECT_EQ(shares->sites.size(), 2U);
+  EXPECT_EQ(Split("{\"language\":1}\n", options, 1).status().message(),
+            "rows.jsonl: 1 rows for 2 sites; expected at least one for each");
 }
 
 TEST(ReportJson, HasTheDemosShape) {
