@@ -28,14 +28,17 @@ inline float SumOf(Vec v) {
   return lanes[0];
 }
 
-// y[t + i][col + j] (+)= x[t + i] . w[j] for i < kX, j < kW; `w`: row j is at w + j * stride.
-template <typename T, int kX, int kW>
+// y[t + i][col + j] (+)= x[t + i] . w[j] for i < kX, j < kW; `w`: row j is at w + j * stride. kAhead: the kW rows
+// behind them come next; each is too short for the processor's prefetchers.
+template <typename T, int kX, int kW, bool kAhead>
 inline void Dots(const Product& p, int64_t t, const T* w, int64_t stride, int64_t col) {
   const float* x = Row<float>(p.x, t);
   const int64_t whole = p.x.cols / kLanes * kLanes;
   Vec sum[kX][kW] = {};
   for (int64_t k = 0; k < whole; k += kLanes) {
     Vec b[kW];
+#pragma GCC unroll 4
+    for (int j = 0; kAhead && j < kW; ++j) __builtin_prefetch(w + (kW + j) * stride + k);
 #pragma GCC unroll 4
     for (int j = 0; j < kW; ++j) b[j] = Load(w + j * stride + k);
 #pragma GCC unroll 4
@@ -55,11 +58,11 @@ inline void Dots(const Product& p, int64_t t, const T* w, int64_t stride, int64_
   }
 }
 
-template <typename T, int kW>
+template <typename T, int kW, bool kAhead>
 void AllDots(const Product& p, const T* w, int64_t stride, int64_t col) {
   int64_t t = 0;
-  for (; t + 2 <= p.x.rows; t += 2) Dots<T, 2, kW>(p, t, w, stride, col);
-  if (t < p.x.rows) Dots<T, 1, kW>(p, t, w, stride, col);
+  for (; t + 2 <= p.x.rows; t += 2) Dots<T, 2, kW, kAhead>(p, t, w, stride, col);
+  if (t < p.x.rows) Dots<T, 1, kW, kAhead>(p, t, w, stride, col);
 }
 
 // Columns [begin, end) of y, w's rows as they lie or, quantised, decoded some at a time.
@@ -70,12 +73,13 @@ void DotsOf(const Product& p, int64_t begin, int64_t end, float* scratch) {
     if constexpr (std::is_same_v<T, Quantised>) {
       const int64_t rows = together ? kTogether : end - col;
       for (int64_t r = 0; r < rows; ++r) DecodeRow(p.w, ScaleBook(), col + r, 0, p.w.cols, scratch + r * p.w.cols);
-      if (together) AllDots<float, kTogether>(p, scratch, p.w.cols, col);
-      for (int64_t r = 0; !together && r < rows; ++r) AllDots<float, 1>(p, scratch + r * p.w.cols, p.w.cols, col + r);
+      if (together) AllDots<float, kTogether, false>(p, scratch, p.w.cols, col);
+      for (int64_t r = 0; !together && r < rows; ++r)
+        AllDots<float, 1, false>(p, scratch + r * p.w.cols, p.w.cols, col + r);
     } else if (together) {
-      AllDots<T, kTogether>(p, Row<T>(p.w, col), p.w.stride, col);
+      AllDots<T, kTogether, true>(p, Row<T>(p.w, col), p.w.stride, col);
     } else {
-      for (int64_t c = col; c < end; ++c) AllDots<T, 1>(p, Row<T>(p.w, c), p.w.stride, c);
+      for (int64_t c = col; c < end; ++c) AllDots<T, 1, false>(p, Row<T>(p.w, c), p.w.stride, c);
     }
   }
 }

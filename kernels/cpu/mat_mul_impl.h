@@ -177,12 +177,15 @@ void PanelProduct(const Product& p, const float* packed, const float* panel, con
 template <>
 void PackByColumns<Quantised>(const Rows& m, int64_t row, int64_t col, int64_t depth, const Panels& panels) {
   const float* book = ScaleBook();
-  for (int64_t k = 0; k < panels.count; ++k, col += kPanel) {
-    const int64_t cols = Least(m.cols - col, kPanel);
-    float* out = panels.data + k * panels.step;
-    for (int64_t p = 0; p < depth; ++p, out += kPanel) {
-      DecodeRow(m, book, row + p, col, cols, out);
-      for (int64_t j = cols; j < kPanel; ++j) out[j] = 0;
+  float values[kGroup * kPanel];
+  const int64_t cols = Least(m.cols - col, panels.count * kPanel);
+  for (int64_t j = cols; j < panels.count * kPanel; ++j) values[j] = 0;
+  for (int64_t p = 0; p < depth; ++p) {
+    DecodeRow(m, book, row + p, col, cols, values);
+    for (int64_t k = 0; k < panels.count; ++k) {
+      float* out = panels.data + k * panels.step + p * kPanel;
+      Store(out, Load(values + k * kPanel));
+      Store(out + kLanes, Load(values + k * kPanel + kLanes));
     }
   }
 }
