@@ -300,27 +300,25 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
                                 Arena& arena, const DropoutKey& dropout) const {
   const int64_t dropped_rank = dropout.probability > 0 ? trained_rank_ : 0;
   const bool beside = rank_ > 0 && StandsBeside(dy, dropout);
-  if (beside && wide_.defined()) {
+  const bool wide = beside && wide_.defined();
+  if (wide) {
     MatMulNN(ds, dy, wide_.narrow(0, 0, weight_.rows()).narrow(1, in_, rank_), false);
-    std::vector<FactorProduct> products;
-    for (const Segment& seg : segments_) {
-      if (seg.trained) products.push_back({seg.factors.grad_b, seg.RowsOf(dy), seg.ColumnsOf(s), seg.factors.scaling});
-    }
-    AccumulateEach(products);
-    if (dx.defined()) {
-      const int64_t rows = weight_.rows() + rank_;
-      MatMulNN(dx, Lengthened(dy), wide_.narrow(0, 0, rows).narrow(1, 0, in_), false);
-    }
-    return;
+  } else if (padding_ > 0) {
+    ds.narrow(1, rank_ - padding_, padding_).zero_();
   }
-  if (padding_ > 0) ds.narrow(1, rank_ - padding_, padding_).zero_();
+  std::vector<FactorProduct> products;
   for (const Segment& seg : segments_) {
     at::Tensor rows = seg.RowsOf(dy);
     if (seg.magnitude && dropped_rank > 0) rows = (rows * seg.magnitude.gain()).to(dtype_);
-    MatMulNN(seg.ColumnsOf(ds), rows, seg.b, false);
-    if (seg.trained) AccumulateTN(seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling);
+    if (!wide) MatMulNN(seg.ColumnsOf(ds), rows, seg.b, false);
+    if (seg.trained) products.push_back({seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling});
   }
+  AccumulateEach(products);
   if (!dx.defined()) return;
+  if (wide) {
+    const int64_t rows = weight_.rows() + rank_;
+    return MatMulNN(dx, Lengthened(dy), wide_.narrow(0, 0, rows).narrow(1, 0, in_), false);
+  }
   if (beside) {
     const kernels::Beside columns = {.x = RowsOf(ds), .w = RowsOf(a_)};
     return MatMulNN(dx, dy, {weight_, folded_, {&columns, 1}}, false);
