@@ -98,7 +98,7 @@ absl::Status Serve(const config::ClientOptions& options, runtime::SystemRuntime&
                                 std::move(setup)));
   telemetry::Log(telemetry::Level::kInfo, "client_started",
                  {{"server", options.server}, {"models", options.models.size()}, {"data", options.data.size()}});
-  const absl::Status ended = RunUntilEnd(*client);
+  absl::Status ended = RunUntilEnd(*client);
   link->Shutdown();
   client.reset();
   telemetry::Log(telemetry::Level::kInfo, "client_ended", {{"status", ended.ToString()}});
