@@ -344,11 +344,14 @@ absl::StatusOr<ModelConfig> ParseHfConfig(std::string_view json, std::string_vie
   STRATA_ASSIGN_OR_RETURN(const Family* family, FamilyOfObject(object, place));
   Faults faults;
   ModelConfig config = family->defaults;
-  Reader file(object, "", faults);
-  STRATA_RETURN_IF_ERROR(CheckKnown(file, place));
-  config.tied_embeddings = file.Bool("tie_word_embeddings", config.tied_embeddings);
   STRATA_ASSIGN_OR_RETURN(const Json* section, SectionOf(object, *family, place));
-  Reader reader(*section, section == &object ? "" : Cat(family->section, "."), faults);
+  const bool whole = section == &object;
+  if (!whole) {
+    Reader file(object, "", faults);
+    STRATA_RETURN_IF_ERROR(CheckKnown(file, place));
+    config.tied_embeddings = file.Bool("tie_word_embeddings", config.tied_embeddings);
+  }
+  Reader reader(*section, whole ? "" : Cat(family->section, "."), faults);
   STRATA_RETURN_IF_ERROR(CheckKnown(reader, place));
   STRATA_RETURN_IF_ERROR(ReadActivation(reader, family->keys, place, config));
   ReadSizes(reader, *family, config);

@@ -230,7 +230,14 @@ void HfModel::CheckTensors(Faults& faults) {
                         .input_major = turned.contains(name),
                         .older_name = NameOf(found.view->name) == found.view->name ? "" : found.view->name,
                         .other_part = IsOfOtherPart(name)});
-    if (!known.contains(name) && !tensors_.back().other_part) {
+    if (tensors_.back().other_part) {
+      // Nothing else is known of it, but merging has to read it.
+      if (found.view->data.empty() || !IsFloating(found.view->dtype)) {
+        faults.Add(Cat("tensor '", name, "' in ", runtime::BaseName(weight_files_[found.file]),
+                       ": expected numbers in F32, BF16, F16 or F64, found ", ShapeText(found.view->shape), " in ",
+                       format::DTypeName(found.view->dtype)));
+      }
+    } else if (!known.contains(name)) {
       faults.Add(Cat("tensor '", name, "' ", ShapeText(found.view->shape), " in ",
                      runtime::BaseName(weight_files_[found.file]),
                      " is not part of the model that config.json describes"));

@@ -193,6 +193,14 @@ TEST(HfConfig, ReadsTheTextsPartOfAModelWithVision) {
                                        HasSubstr("key `text_config.num_hidden_layers` is missing"))));
 }
 
+TEST(HfConfig, AFaultIsNamedOnce) {
+  const auto faulty = ParseHfConfig(R"({"model_type":"llama","tie_word_embeddings":"yes"})", "config.json");
+  const std::string message(faulty.status().message());
+  const size_t at = message.find("tie_word_embeddings");
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_EQ(message.find("tie_word_embeddings", at + 1), std::string::npos) << message;
+}
+
 TEST(HfConfig, ReadsYarnAndDynamicScaling) {
   const auto parse = [](const std::string& rope) {
     return ParseHfConfig(R"({"model_type":"qwen2","hidden_size":8,"intermediate_size":16,"num_hidden_layers":1,)"

@@ -77,10 +77,13 @@ TEST(HfModel, OfAModelWithVisionTheTextsPartIsRead) {
   EXPECT_TRUE(now->tensors().front().older_name.empty());
   folder.Edit("model.safetensors", [](std::vector<format::TensorView>& tensors) {
     tensors.push_back({"model.audio_tower.weight", format::DType::kF32, {0}, {}});
+    tensors.push_back({"model.vision_tower.empty", format::DType::kF32, {0, 2}, {}});
     std::erase_if(tensors, [](const auto& t) { return t.name == "model.language_model.norm.weight"; });
   });
   EXPECT_THAT(folder.Open(),
               StatusIs(kInvalid, AllOf(HasSubstr("'model.audio_tower.weight' [0] in model.safetensors"),
+                                       HasSubstr("'model.vision_tower.empty' in model.safetensors: expected numbers in "
+                                                 "F32, BF16, F16 or F64, found [0, 2]"),
                                        HasSubstr("'model.language_model.norm.weight' [16] is missing"))));
 }
 
