@@ -6,7 +6,8 @@
 // The arguments are those of `strata-client train` and three more. --base-adapter: C_t as one PEFT directory, applied
 // frozen beneath the fresh adapter. --eval-data: held-out rows that the job wants scored with C_t before the training
 // and, with the new adapter too, after it. --eval-only: score, train nothing, write nothing. train.yaml holds the
-// job's training options with the server's targets as full module names, ranks and alphas.
+// job's training options with the server's targets as full module names, ranks and alphas. F is what the site's
+// configuration says: a file, a folder or a pattern (client/data/row_files.h).
 //
 // The program writes a PEFT directory of the fresh adapter alone to DIR and, on standard output, JSON lines: one a
 // step,
