@@ -64,15 +64,17 @@ struct LowRank {
   int64_t first_row = 0;
 };
 
-// Columns beside those of x, with the rows beside those of w that they meet, for a range of y's columns. fp32.
+// Columns beside those of x, with the rows beside those of w that they meet, for a range of y's columns. Of x's type.
 struct Beside {
   Rows x;                 // [x's rows, r]
   Rows w;                 // by rows: [n, r], added to y's columns [first_col, first_col + n); else [r, y's columns]
   int64_t first_col = 0;  // by rows
 };
 
-// by_rows: y (+)= x (w + added)^T; else y (+)= x (w + added); plus each product of what stands beside. x and y fp32; w
-// of any type, widened to fp32 as it is read. y overlaps none of them.
+// by_rows: y (+)= x (w + added)^T; else y (+)= x (w + added); plus each product of what stands beside. x and y both
+// fp32 or both bf16; w of any type. With fp32 w is widened to it as it is read. With bf16 w is rounded to it, sums are
+// fp32, an element of y is rounded once, and nothing is added; twice as fast where the processor has AVX512-BF16. y
+// overlaps none of them.
 struct Product {
   Rows x, w, y;
   const LowRank* added = nullptr;
@@ -100,7 +102,8 @@ struct FactorGradient {
 };
 // Bytes of workspace that AccumulateFactors needs.
 int64_t FactorsWorkspace(int threads);
-// All of them, which share no `out`; fp32 rows. The result does not depend on the thread count.
+// All of them, which share no `out`; wide and narrow both fp32 or both bf16. The result does not depend on the thread
+// count.
 void AccumulateFactors(const FactorGradient* gradients, int64_t count, void* workspace, int threads);
 
 // A norm's weights, fp32 [cols / heads]: each of the `heads` equal pieces of a row is normed on its own. Without a bias
@@ -165,10 +168,11 @@ struct AttentionGradient {
 };
 // Bytes of workspace; grow with the longest document, not with its square.
 int64_t AttentionWorkspace(const AttentionShape& shape, const Documents& documents, bool backward, int threads);
-// o = softmax(scale q k^T) v. All fp32.
+// o = softmax(scale q k^T) v. Matrices all fp32 or all bf16, sums and softmax fp32; of bf16 the weights are rounded
+// before they meet v, where the processor has AVX512-BF16.
 void Attention(const AttentionShape& shape, const Documents& documents, const Rows& qkv, const AttentionResult& out,
                void* workspace, int threads);
-// Writes gradient.dqkv.
+// Writes gradient.dqkv. Of bf16 the weights and the scores' gradients are rounded as above.
 void AttentionBackward(const AttentionShape& shape, const Documents& documents, const AttentionGradient& gradient,
                        void* workspace, int threads);
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "client/model/arena.h"
+#include "client/model/gemm.h"
 #include "client/model/ops.h"
 #include "kernels/ops.h"
 
@@ -73,8 +74,7 @@ at::Tensor Mask(const AttentionShape& s, const Span& span, const at::TensorOptio
   return at::full(seen.sizes(), -INFINITY, options.dtype(at::kFloat)).masked_fill_(seen, 0);
 }
 
-// Our own kernels take fp32 on the CPU.
-bool ThroughKernels(const at::Tensor& qkv) { return qkv.is_cpu() && qkv.scalar_type() == at::kFloat; }
+bool ThroughKernels(const at::Tensor& qkv) { return TakesColumns(qkv.scalar_type(), qkv.device()); }
 
 kernels::AttentionShape KernelShape(const AttentionShape& s) {
   return {.heads = s.num_heads,

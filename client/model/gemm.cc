@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "client/model/arena.h"
 #include "client/model/ops.h"
+#include "client/model/processor.h"
 #ifdef STRATA_CUDA
 #include <ATen/cuda/CUDAContext.h>
 
@@ -38,7 +39,7 @@ void Run(const kernels::Product& product) {
 }
 
 void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_rows, bool accumulate) {
-  if (!FoldsFactors(x.scalar_type(), x.device())) {
+  if (!TakesColumns(x.scalar_type(), x.device())) {
     Multiply(y, x, by_rows ? w.matrix.t() : w.matrix, accumulate);
   } else if (x.size(0) > 0) {
     Run({.x = RowsOf(x),
@@ -64,7 +65,7 @@ kernels::FactorGradient GradientOf(const FactorProduct& p) {
           .scale = static_cast<float>(p.scale)};
 }
 
-bool OnProcessor(const FactorProduct& p) { return FoldsFactors(p.a.scalar_type(), p.a.device()); }
+bool OnProcessor(const FactorProduct& p) { return TakesColumns(p.a.scalar_type(), p.a.device()); }
 
 void AccumulateOnProcessor(std::span<const FactorProduct> products) {
   std::vector<kernels::FactorGradient> gradients;
@@ -114,6 +115,11 @@ Operand::Operand(const at::Tensor& m) : matrix(m), rows(RowsOf(m)) {}
 
 FewRows::FewRows(bool few) : before_(few_rows) { few_rows = few; }
 FewRows::~FewRows() { few_rows = before_; }
+
+bool TakesColumns(at::ScalarType type, at::Device device) {
+  if (!device.is_cpu()) return false;
+  return type == at::kFloat || (type == at::kBFloat16 && PrepareProcessor() == Bf16Gemm::kKernels);
+}
 
 bool FoldsFactors(at::ScalarType type, at::Device device) { return type == at::kFloat && device.is_cpu(); }
 

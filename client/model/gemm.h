@@ -1,5 +1,6 @@
-// Matrix products of the step. fp32 activations on the CPU: our own kernel, which reads bf16 weights as they lie and
-// adds low-rank factors to them on the way (kernels/ops.h, Product). Gradients of factors on a CUDA device: ours too
+// Matrix products of the step. On the CPU fp32 activations, and bf16 ones where the processor multiplies them
+// (processor.h), go through our own kernel, which reads weights of any type as they lie and, in fp32, adds low-rank
+// factors to them on the way (kernels/ops.h, Product). Gradients of factors on a CUDA device: ours too
 // (kernels/cuda_ops.h). Everything else: ATen.
 #ifndef STRATA_CLIENT_MODEL_GEMM_H_
 #define STRATA_CLIENT_MODEL_GEMM_H_
@@ -16,7 +17,7 @@ namespace strata::model {
 // The right operand: a matrix, factors that are added to it while it is read, and what stands beside both operands.
 struct Operand {
   Operand(const at::Tensor& m);  // NOLINT(google-explicit-constructor): mostly a bare matrix
-  // Quantised, or with anything but the matrix, only where FoldsFactors. `m` is borrowed.
+  // Quantised, or with what stands beside, only where TakesColumns; with factors where FoldsFactors. `m` is borrowed.
   Operand(const HeldMatrix& m, std::span<const kernels::LowRank> a, std::span<const kernels::Beside> b = {})
       : matrix(m.tensor()), rows(m.View()), added(a), beside(b) {}
 
@@ -26,7 +27,10 @@ struct Operand {
   std::span<const kernels::Beside> beside;
 };
 
-// Whether products of activations of this type and place can take added factors, and weights of another type.
+// Whether products of activations of this type and place can take columns beside, and weights of another type: our own
+// kernel.
+bool TakesColumns(at::ScalarType type, at::Device device);
+// Whether they can take factors that are added to the weights, too.
 bool FoldsFactors(at::ScalarType type, at::Device device);
 
 // While it lives, this thread's products y = x w^T read w as it lies where they can (kernels/ops.h, few_rows): for
@@ -49,7 +53,7 @@ struct FactorProduct {
 };
 
 // Matrices are two-dimensional views with unit stride along a row, fp32 or bf16, accumulated in fp32; all of one type,
-// unless FoldsFactors. y (+)= x w^T. x [t, k], w [n, k], y [t, n].
+// unless TakesColumns. y (+)= x w^T. x [t, k], w [n, k], y [t, n].
 void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);
 // y (+)= x w. x [t, n], w [n, k], y [t, k].
 void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);

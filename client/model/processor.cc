@@ -48,7 +48,8 @@ Bf16Gemm Probe() {
     setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16", /*overwrite=*/0);  // NOLINT(concurrency-mt-unsafe): one thread
     amx = false;
   }
-  return amx || (features.amd && features.avx512_bf16) ? Bf16Gemm::kNative : Bf16Gemm::kWidened;
+  if (amx) return Bf16Gemm::kLibrary;
+  return features.amd && features.avx512_bf16 ? Bf16Gemm::kKernels : Bf16Gemm::kWidened;
 }
 
 }  // namespace
@@ -56,6 +57,13 @@ Bf16Gemm Probe() {
 Bf16Gemm PrepareProcessor() {
   static const Bf16Gemm answer = Probe();
   return answer;
+}
+
+bool ComputesInBf16(const config::Precision& precision, bool on_cuda) {
+  const Bf16Gemm gemm = PrepareProcessor();
+  if (precision.compute != config::ComputeDType::kBf16) return false;
+  if (on_cuda) return true;
+  return gemm == Bf16Gemm::kKernels || (gemm == Bf16Gemm::kLibrary && !precision.quantised());
 }
 
 }  // namespace strata::model

@@ -2,11 +2,14 @@
 #ifndef STRATA_CLIENT_MODEL_PROCESSOR_H_
 #define STRATA_CLIENT_MODEL_PROCESSOR_H_
 
+#include "common/config/precision.h"
+
 namespace strata::model {
 
 // How matrices kept in bf16 are multiplied fastest here.
 enum class Bf16Gemm {
-  kNative,   // bf16 operands through ATen: AMX, or AVX512-BF16 at twice the fp32 rate (AMD)
+  kLibrary,  // bf16 operands through ATen: AMX
+  kKernels,  // bf16 operands in our own kernels: AVX512-BF16 at twice the fp32 rate (AMD)
   kWidened,  // weights widened to fp32 as they are read, everything else in fp32: where vdpbf16ps is no faster than FMA
              // (Intel without usable AMX: 147 against 250 GFLOP/s measured on 2 cores), or absent
 };
@@ -16,6 +19,9 @@ enum class Bf16Gemm {
 // Idempotent; call before oneDNN's first use, best while there is one thread. The answer depends on the machine alone,
 // so that it always takes the same path.
 Bf16Gemm PrepareProcessor();
+
+// Whether a pass has activations in bf16, else in fp32. Quantised weights are read by our own kernels alone.
+bool ComputesInBf16(const config::Precision& precision, bool on_cuda);
 
 }  // namespace strata::model
 

@@ -203,7 +203,7 @@ SideAdapter::Kept SideAdapter::TakeKept(int64_t tokens, Arena& arena) const {
 }
 
 bool SideAdapter::StandsBeside(const at::Tensor& left, const DropoutKey& dropout) const {
-  const bool taken = wide_.defined() ? HasMargin(left) : FoldsFactors(dtype_, weight_.device());
+  const bool taken = wide_.defined() ? HasMargin(left) : TakesColumns(dtype_, weight_.device());
   return taken && dropout.probability == 0 && !frozen_gain_.defined();
 }
 

@@ -77,13 +77,12 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(std::unique_ptr<M
                                                                int threads) {
   const std::string fault = config::PrecisionFault(precision, !device.is_cpu());
   if (!fault.empty()) return absl::InvalidArgumentError(fault);
-  const bool native = PrepareProcessor() == Bf16Gemm::kNative || !device.is_cpu();
+  const bool bf16 = ComputesInBf16(precision, !device.is_cpu());
   return TorchGuard("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Transformer>> {
     c10::InferenceMode inference;
     at::set_num_threads(threads > 0 ? threads : runtime::NumCores());
     std::unique_ptr<Transformer> model(new Transformer(std::move(files), device));
     STRATA_ASSIGN_OR_RETURN(model->weights_, LoadWeights(*model->files_, precision, device));
-    const bool bf16 = precision.compute == config::ComputeDType::kBf16 && !precision.quantised() && native;
     model->weights_.activation_type = bf16 ? at::kBFloat16 : at::kFloat;
     STRATA_RETURN_IF_ERROR(model->Rebuild());
     return model;

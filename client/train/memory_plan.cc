@@ -53,8 +53,7 @@ Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& tar
 bool OnDevice(const config::TrainOptions& options) { return options.device.starts_with("cuda"); }
 
 uint64_t ElementBytes(const config::TrainOptions& options) {
-  if (options.dtype == config::ComputeDType::kFp32 || options.precision().quantised()) return 4;
-  return model::PrepareProcessor() == model::Bf16Gemm::kNative || OnDevice(options) ? 2 : 4;
+  return model::ComputesInBf16(options.precision(), OnDevice(options)) ? 2 : 4;
 }
 
 // What the base may be held in, in the order of trying.

@@ -25,8 +25,9 @@ struct AttentionOps {
 };
 
 const AttentionOps& BaselineAttentionOps();
-const AttentionOps& Avx2AttentionOps();    // x86-64-v3
-const AttentionOps& Avx512AttentionOps();  // x86-64-v4
+const AttentionOps& Avx2AttentionOps();        // x86-64-v3
+const AttentionOps& Avx512AttentionOps();      // x86-64-v4
+const AttentionOps& Avx512Bf16AttentionOps();  // and AVX512-BF16
 
 }  // namespace strata::kernels
 

@@ -77,11 +77,25 @@ inline void DecodeThirtyTwo(const uint8_t* codes, __m256 scale, float* out) {
 }
 #endif
 
+#if defined(__AVX512F__)
+// Eight bytes of codes, whose halves fall into neighbouring lanes: one instruction looks up 16 values.
+inline void DecodeSixteen(const uint8_t* codes, __m512 scale, float* out) {
+  const __m512i bytes = _mm512_maskz_cvtepu8_epi64(0xff, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+  const __m512i order = bytes >> 4 | bytes << 32;  // four bits of a lane count
+  _mm512_storeu_ps(out, scale * _mm512_maskz_permutexvar_ps(0xffff, order, _mm512_loadu_ps(kNf4Values)));
+}
+#endif
+
 // Values [first, end) of one block.
 inline void DecodeNf4(const Nf4& m, float scale, int64_t first, int64_t end, float* out) {
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  for (; first % 2 == 0 && first + 16 <= end; first += 16, out += 16)
+    DecodeSixteen(m.codes + first / 2, _mm512_set1_ps(scale), out);
+#elif defined(__AVX2__)
   for (; first % 2 == 0 && first + 32 <= end; first += 32, out += 32)
     DecodeThirtyTwo(m.codes + first / 2, _mm256_set1_ps(scale), out);
+#endif
+#if defined(__AVX2__)
   for (; first % 2 == 0 && first + 8 <= end; first += 8, out += 8)
     _mm256_storeu_ps(out, _mm256_mul_ps(DecodeEight(m.codes + first / 2), _mm256_set1_ps(scale)));
 #endif

@@ -16,8 +16,9 @@ struct FactorOps {
 };
 
 const FactorOps& BaselineFactorOps();
-const FactorOps& Avx2FactorOps();    // x86-64-v3
-const FactorOps& Avx512FactorOps();  // x86-64-v4
+const FactorOps& Avx2FactorOps();        // x86-64-v3
+const FactorOps& Avx512FactorOps();      // x86-64-v4
+const FactorOps& Avx512Bf16FactorOps();  // and AVX512-BF16
 
 }  // namespace strata::kernels
 

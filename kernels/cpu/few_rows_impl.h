@@ -6,8 +6,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/decode.h"
-#include "kernels/cpu/vectors_impl.h"
-#include "kernels/cpu/widen.h"
+#include "kernels/cpu/units_impl.h"
 
 // NOLINTBEGIN(misc-definitions-in-headers,google-build-namespaces): as in mat_mul_impl.h
 namespace strata::kernels {
@@ -30,58 +29,41 @@ inline float SumOf(Vec v) {
 
 // y[t + i][col + j] (+)= x[t + i] . w[j] for i < kX, j < kW; `w`: row j is at w + j * stride. kAhead: the kW rows
 // behind them come next; each is too short for the processor's prefetchers.
-template <typename T, int kX, int kW, bool kAhead>
+template <typename X, typename T, int kX, int kW, bool kAhead>
 inline void Dots(const Product& p, int64_t t, const T* w, int64_t stride, int64_t col) {
-  const float* x = Row<float>(p.x, t);
-  const int64_t whole = p.x.cols / kLanes * kLanes;
+  using U = UnitOf<X>;
+  constexpr int64_t kStep = kLanes * kPerUnit<U>;
+  const X* x = Row<X>(p.x, t);
+  const int64_t whole = p.x.cols / kStep * kStep;
   Vec sum[kX][kW] = {};
-  for (int64_t k = 0; k < whole; k += kLanes) {
+  for (int64_t k = 0; k < whole; k += kStep) {
     Vec b[kW];
 #pragma GCC unroll 4
     for (int j = 0; kAhead && j < kW; ++j) __builtin_prefetch(w + (kW + j) * stride + k);
 #pragma GCC unroll 4
-    for (int j = 0; j < kW; ++j) b[j] = Load(w + j * stride + k);
+    for (int j = 0; j < kW; ++j) b[j] = LoadUnits<U>(w + j * stride + k);
 #pragma GCC unroll 4
     for (int i = 0; i < kX; ++i) {
-      const Vec a = Load(x + i * p.x.stride + k);
+      const Vec a = LoadUnits<U>(x + i * p.x.stride + k);
 #pragma GCC unroll 4
-      for (int j = 0; j < kW; ++j) sum[i][j] += a * b[j];
+      for (int j = 0; j < kW; ++j) sum[i][j] = MultiplyLanes<U>(a, b[j], sum[i][j]);
     }
   }
   for (int i = 0; i < kX; ++i) {
-    float* y = static_cast<float*>(p.y.data) + (t + i) * p.y.stride + col;
+    X* y = static_cast<X*>(p.y.data) + (t + i) * p.y.stride + col;
     for (int j = 0; j < kW; ++j) {
       float total = SumOf(sum[i][j]);
-      for (int64_t k = whole; k < p.x.cols; ++k) total += x[i * p.x.stride + k] * Widen(w[j * stride + k]);
-      y[j] = p.accumulate ? y[j] + total : total;
+      for (int64_t k = whole; k < p.x.cols; ++k) total += Widen(x[i * p.x.stride + k]) * Widen(w[j * stride + k]);
+      y[j] = Narrow<X>(p.accumulate ? Widen(y[j]) + total : total);
     }
   }
 }
 
-template <typename T, int kW, bool kAhead>
+template <typename X, typename T, int kW, bool kAhead>
 void AllDots(const Product& p, const T* w, int64_t stride, int64_t col) {
   int64_t t = 0;
-  for (; t + 2 <= p.x.rows; t += 2) Dots<T, 2, kW, kAhead>(p, t, w, stride, col);
-  if (t < p.x.rows) Dots<T, 1, kW, kAhead>(p, t, w, stride, col);
-}
-
-// Columns [begin, end) of y, w's rows as they lie or, quantised, decoded some at a time.
-template <typename T>
-void DotsOf(const Product& p, int64_t begin, int64_t end, float* scratch) {
-  for (int64_t col = begin; col < end; col += kTogether) {
-    const bool together = col + kTogether <= end;
-    if constexpr (std::is_same_v<T, Quantised>) {
-      const int64_t rows = together ? kTogether : end - col;
-      for (int64_t r = 0; r < rows; ++r) DecodeRow(p.w, ScaleBook(), col + r, 0, p.w.cols, scratch + r * p.w.cols);
-      if (together) AllDots<float, kTogether, false>(p, scratch, p.w.cols, col);
-      for (int64_t r = 0; !together && r < rows; ++r)
-        AllDots<float, 1, false>(p, scratch + r * p.w.cols, p.w.cols, col + r);
-    } else if (together) {
-      AllDots<T, kTogether, true>(p, Row<T>(p.w, col), p.w.stride, col);
-    } else {
-      for (int64_t c = col; c < end; ++c) AllDots<T, 1, false>(p, Row<T>(p.w, c), p.w.stride, c);
-    }
-  }
+  for (; t + 2 <= p.x.rows; t += 2) Dots<X, T, 2, kW, kAhead>(p, t, w, stride, col);
+  if (t < p.x.rows) Dots<X, T, 1, kW, kAhead>(p, t, w, stride, col);
 }
 
 // A rule that must not depend on how many rows x has.
@@ -89,9 +71,23 @@ bool HasFewRows(const Product& p) { return p.few_rows && p.by_rows && p.num_adde
 
 int64_t FewRowsScratchFloats(const Product& p) { return IsQuantised(p.w.type) ? kTogether * p.w.cols : 0; }
 
+// Columns [begin, end) of y, w's rows as they lie or, quantised, decoded some at a time.
+template <typename X, typename T>
 void FewRowsColumns(const Product& p, int64_t begin, int64_t end, float* scratch) {
-  if (IsQuantised(p.w.type)) return DotsOf<Quantised>(p, begin, end, scratch);
-  p.w.type == Type::kF32 ? DotsOf<float>(p, begin, end, scratch) : DotsOf<uint16_t>(p, begin, end, scratch);
+  for (int64_t col = begin; col < end; col += kTogether) {
+    const bool together = col + kTogether <= end;
+    if constexpr (std::is_same_v<T, Quantised>) {
+      const int64_t rows = together ? kTogether : end - col;
+      for (int64_t r = 0; r < rows; ++r) DecodeRow(p.w, ScaleBook(), col + r, 0, p.w.cols, scratch + r * p.w.cols);
+      if (together) AllDots<X, float, kTogether, false>(p, scratch, p.w.cols, col);
+      for (int64_t r = 0; !together && r < rows; ++r)
+        AllDots<X, float, 1, false>(p, scratch + r * p.w.cols, p.w.cols, col + r);
+    } else if (together) {
+      AllDots<X, T, kTogether, true>(p, Row<T>(p.w, col), p.w.stride, col);
+    } else {
+      for (int64_t c = col; c < end; ++c) AllDots<X, T, 1, false>(p, Row<T>(p.w, c), p.w.stride, c);
+    }
+  }
 }
 
 }  // namespace

@@ -25,8 +25,9 @@ struct MatMulOps {
 };
 
 const MatMulOps& BaselineMatMulOps();
-const MatMulOps& Avx2MatMulOps();    // x86-64-v3
-const MatMulOps& Avx512MatMulOps();  // x86-64-v4
+const MatMulOps& Avx2MatMulOps();        // x86-64-v3
+const MatMulOps& Avx512MatMulOps();      // x86-64-v4
+const MatMulOps& Avx512Bf16MatMulOps();  // and AVX512-BF16
 
 }  // namespace strata::kernels
 

@@ -2,10 +2,12 @@
 // table's function; internal linkage as in row_ops_impl.h.
 //
 // y is made in tiles of kTileRows x kPanel that stay in registers over a block of the depth. x is packed once per
-// product, so that a tile's rows lie interleaved; w is read, widened and packed a group of panels at a time. That is
-// also where low-rank factors join it: a packed panel is a row-major matrix that a tile product can add to. What stands
-// beside x and w lengthens the last block of the depth, so that y is not read again for it. A narrow y, of a factor's
-// rank, would not be worth x's packing: there all of w is packed, and x read as it lies.
+// product, so that a tile's rows lie interleaved; w is read, turned into units and packed a group of panels at a time.
+// That is also where low-rank factors join it: a packed panel of fp32 is a row-major matrix that a tile product can add
+// to. What stands beside x and w lengthens the last block of the depth, so that y is not read again for it. A narrow y,
+// of a factor's rank, would not be worth x's packing: there all of w is packed, and x read as it lies.
+//
+// Functions are templates of the types of x's elements (X) and w's (T).
 #include <type_traits>
 
 #include "kernels/cpu/decode.h"
@@ -18,22 +20,24 @@
 namespace strata::kernels {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kGroup = 32;
-#else
-constexpr int64_t kGroup = 8;
-#endif
+constexpr int64_t kGroup = 96 / kPanel;
 // Panels packed together (kGroup) stay in the second-level cache, and so do the rows of x that meet them (kRowBlock, a
 // multiple of kTileRows).
 constexpr int64_t kRowBlock = 192;
 
 int64_t Depth(const Product& p) { return p.x.cols; }
 int64_t Tokens(const Product& p) { return p.x.rows; }
+
+// Elements of the depth in a unit of p's operands, and units of so many.
+int64_t PerUnit(const Product& p) { return p.x.type == Type::kBF16 ? kPerUnit<UnitOf<uint16_t>> : 1; }
+int64_t Units(const Product& p, int64_t depth) { return DivideUp(depth, PerUnit(p)); }
+
+// Floats, each a unit, of packed operands.
 int64_t FactorFloats(const Product& p, const LowRank& f) { return RoundUp(Depth(p), kTileRows) * f.a.rows; }
-
-int64_t XFloats(const Product& p) { return RoundUp(Tokens(p), kTileRows) * Depth(p); }
-
-int64_t BesideFloats(const Product& p, int64_t f) { return RoundUp(Tokens(p), kTileRows) * p.beside[f].x.cols; }
+int64_t XFloats(const Product& p) { return RoundUp(Tokens(p), kTileRows) * Units(p, Depth(p)); }
+int64_t BesideFloats(const Product& p, int64_t f) {
+  return RoundUp(Tokens(p), kTileRows) * Units(p, p.beside[f].x.cols);
+}
 
 // Packed are: x, the factors' halves that run along the depth, what stands beside x.
 int64_t FactorsEnd(const Product& p) {
@@ -51,16 +55,24 @@ int64_t WidePackedFloats(const Product& p) {
 // Of one packed panel: kMaxBlock of w's depth, and behind them all that stands beside it.
 int64_t PanelFloats(const Product& p) {
   int64_t depth = kMaxBlock;
-  for (int64_t f = 0; f < p.num_beside; ++f) depth += p.beside[f].x.cols;
+  for (int64_t f = 0; f < p.num_beside; ++f) depth += Units(p, p.beside[f].x.cols);
   return depth * kPanel;
 }
 
-// Packed panels; behind them the rows that are decoded for one of them, later the factor that is added to it.
-int64_t WideScratchFloats(const Product& p) {
-  int64_t rank = IsQuantised(p.w.type) && p.by_rows ? kMaxBlock : 0;
-  for (int64_t f = 0; f < p.num_added; ++f) rank = Most(rank, p.added[f].a.rows);
-  return kGroup * PanelFloats(p) + rank * kPanel;
+// One for a panel: the rows that are decoded for it, later the factor that is added to it.
+int64_t PanelScratchFloats(const Product& p) {
+  int64_t depth = IsQuantised(p.w.type) && p.by_rows ? kMaxBlock * PerUnit(p) : 0;
+  for (int64_t f = 0; f < p.num_added; ++f) depth = Most(depth, p.added[f].a.rows);
+  return depth * kPanel;
 }
+
+// Sums of a group between blocks of the depth, where y would round them.
+int64_t SumFloats(const Product& p) {
+  const bool rounds = p.y.type == Type::kBF16 && Units(p, Depth(p)) > kMaxBlock;
+  return rounds ? RoundUp(Tokens(p), kTileRows) * kGroup * kPanel : 0;
+}
+
+int64_t WideScratchFloats(const Product& p) { return kGroup * PanelFloats(p) + PanelScratchFloats(p) + SumFloats(p); }
 
 // The factor that runs along the depth, in tiles of it: [tile][rank][kTileRows].
 void PackAdded(const Product& p, float* packed) {
@@ -72,20 +84,22 @@ void PackAdded(const Product& p, float* packed) {
       if (p.by_rows) {
         PackTileOfColumns(factor.a, t * kTileRows, out);
       } else {
-        PackTile(factor.b, t * kTileRows - factor.first_row, 1, out);
+        PackTile<float, float>(factor.b, t * kTileRows - factor.first_row, out);
       }
     }
   }
 }
 
 // Tiles [begin, end) of x and of what stands beside it; the factors with the first.
+template <typename X>
 void PackWide(const Product& p, int64_t begin, int64_t end, float* packed) {
+  using U = UnitOf<X>;
   if (begin == 0) PackAdded(p, packed);
-  for (int64_t t = begin; t < end; ++t) PackTile(p.x, t * kTileRows, 1, packed + t * kTileRows * Depth(p));
+  for (int64_t t = begin; t < end; ++t) PackTile<U, X>(p.x, t * kTileRows, packed + t * kTileRows * Units(p, Depth(p)));
   float* beside = packed + FactorsEnd(p);
   for (int64_t f = 0; f < p.num_beside; beside += BesideFloats(p, f), ++f) {
     const Rows& x = p.beside[f].x;
-    for (int64_t t = begin; t < end; ++t) PackTile(x, t * kTileRows, 1, beside + t * kTileRows * x.cols);
+    for (int64_t t = begin; t < end; ++t) PackTile<U, X>(x, t * kTileRows, beside + t * kTileRows * Units(p, x.cols));
   }
 }
 
@@ -103,16 +117,20 @@ void AddFactors(const Product& p, const float* tiled, const Part& part, float* p
     int64_t end = part.first + part.depth;
     if (p.by_rows) {
       if (part.col + kPanel <= factor.first_row || part.col >= last_row) continue;
-      PackByRows<float>(factor.b, part.col - factor.first_row, 0, rank, scratch);
+      PackByRows<float, float>(factor.b, part.col - factor.first_row, 0, rank, scratch);
     } else {
       begin = Most(begin, factor.first_row);
       end = Least(end, last_row);
       if (begin >= end) continue;
-      PackByColumns<float>(factor.a, 0, part.col, rank, {.data = scratch});
+      PackByColumns<float, float>(factor.a, 0, part.col, rank, {.data = scratch});
     }
-    for (int64_t t = begin / kTileRows; t < DivideUp(end, kTileRows); ++t)
-      Tile<true>({.a = tiled + t * rank * kTileRows, .b = scratch, .depth = rank}, {},
-                 panel + (t * kTileRows - part.first) * kPanel, kPanel);
+    for (int64_t t = begin / kTileRows; t < DivideUp(end, kTileRows); ++t) {
+      float* rows = panel + (t * kTileRows - part.first) * kPanel;
+      Sums sum = {};
+      Multiply<float>({.a = tiled + t * rank * kTileRows, .b = scratch, .depth = rank}, Packed(), sum);
+      AddWhole(rows, kPanel, sum);
+      PutWhole(sum, rows, kPanel);
+    }
   }
 }
 
@@ -123,69 +141,56 @@ bool Meets(const Product& p, int64_t f, int64_t col) {
 }
 
 // Behind a panel's block of w: what stands beside it, whether it meets the panel or not.
+template <typename X>
 void PackBeside(const Product& p, int64_t col, float* panel) {
+  using U = UnitOf<X>;
   float* out = panel + kMaxBlock * kPanel;
-  for (int64_t f = 0; f < p.num_beside; out += p.beside[f].x.cols * kPanel, ++f) {
+  for (int64_t f = 0; f < p.num_beside; out += Units(p, p.beside[f].x.cols) * kPanel, ++f) {
     const Beside& beside = p.beside[f];
     if (!Meets(p, f, col)) continue;
     if (p.by_rows) {
-      PackByRows<float>(beside.w, col - beside.first_col, 0, beside.x.cols, out);
+      PackByRows<U, X>(beside.w, col - beside.first_col, 0, beside.x.cols, out);
     } else {
-      PackByColumns<float>(beside.w, 0, col, beside.x.cols, {.data = out});
+      PackByColumns<U, X>(beside.w, 0, col, beside.x.cols, {.data = out});
     }
   }
 }
 
-// The tile of y's rows from `t` and of the panel's columns.
-void AnyTile(const Product& p, const Part& part, int64_t t, const Meeting& m, const Meeting& beside, bool add) {
-  float* c = static_cast<float*>(p.y.data) + t * p.y.stride + part.col;
-  const int64_t rows = Least(Tokens(p) - t, kTileRows);
-  const int64_t cols = Least(p.y.cols - part.col, kPanel);
-  if (rows < kTileRows || cols < kPanel) {
-    EdgeTile(m, beside, c, p.y.stride, {.rows = rows, .cols = cols}, add);
-  } else if (add) {
-    Tile<true>(m, beside, c, p.y.stride);
-  } else {
-    Tile<false>(m, beside, c, p.y.stride);
-  }
-}
-
-// Rows [begin, end) of y's columns [col, col + kPanel): block [first, first + depth) of the depth, and with the last
-// block what stands beside.
-void PanelProduct(const Product& p, const float* packed, const float* panel, const Part& part, int64_t begin,
-                  int64_t end) {
-  const bool add = p.accumulate || part.first > 0;
+// Rows [begin, end) of y's columns [part.col, part.col + kPanel): a block of the depth, and with the last block what
+// stands beside. `sums`, where y would round them: of all blocks but the last, [tokens, kGroup * kPanel].
+template <typename X>
+void PanelProduct(const Product& p, const float* packed, const float* panel, const Part& part, float* sums,
+                  int64_t begin, int64_t end) {
+  using U = UnitOf<X>;
+  constexpr int64_t kStride = kGroup * kPanel;
   const bool last = part.first + part.depth == Depth(p);
-  const float* beside_packed = packed + FactorsEnd(p);
+  const int64_t units = Units(p, Depth(p));
+  const Extent panel_extent = {.cols = Least(p.y.cols - part.col, kPanel)};
   for (int64_t t = begin; t < end; t += kTileRows) {
-    Meeting main = {.a = packed + t * Depth(p) + part.first * kTileRows, .b = panel, .depth = part.depth};
-    bool adds = add;
-    const float* a = beside_packed;
+    X* y = static_cast<X*>(p.y.data) + t * p.y.stride + part.col;
+    const Extent extent = {.rows = Least(Tokens(p) - t, kTileRows), .cols = panel_extent.cols};
+    for (int64_t i = 0; i < extent.rows; ++i) __builtin_prefetch(y + i * p.y.stride, 1);
+    Sums sum = {};
+    Multiply<U>(
+        {.a = packed + t * units + part.first / kPerUnit<U> * kTileRows, .b = panel, .depth = UnitsOf<U>(part.depth)},
+        Packed(), sum);
+    const float* a = packed + FactorsEnd(p);
     const float* b = panel + kMaxBlock * kPanel;
-    // The first that meets the panel goes with the block; a panel across two ranges meets a second.
-    for (int64_t f = 0; last && f < p.num_beside; a += BesideFloats(p, f), b += p.beside[f].x.cols * kPanel, ++f) {
-      if (!Meets(p, f, part.col)) continue;
-      const int64_t rank = p.beside[f].x.cols;
-      AnyTile(p, part, t, main, {.a = a + t * rank, .b = b, .depth = rank}, adds);
-      main = {};
-      adds = true;
+    for (int64_t f = 0; last && f < p.num_beside; ++f) {
+      const int64_t rank = Units(p, p.beside[f].x.cols);
+      if (Meets(p, f, part.col)) Multiply<U>({.a = a + t * rank, .b = b, .depth = rank}, Packed(), sum);
+      a += BesideFloats(p, f);
+      b += rank * kPanel;
     }
-    if (main.depth > 0) AnyTile(p, part, t, main, {}, adds);
-  }
-}
-
-template <>
-void PackByColumns<Quantised>(const Rows& m, int64_t row, int64_t col, int64_t depth, const Panels& panels) {
-  const float* book = ScaleBook();
-  float values[kGroup * kPanel];
-  const int64_t cols = Least(m.cols - col, panels.count * kPanel);
-  for (int64_t j = cols; j < panels.count * kPanel; ++j) values[j] = 0;
-  for (int64_t p = 0; p < depth; ++p) {
-    DecodeRow(m, book, row + p, col, cols, values);
-    for (int64_t k = 0; k < panels.count; ++k) {
-      float* out = panels.data + k * panels.step + p * kPanel;
-      Store(out, Load(values + k * kPanel));
-      Store(out + kLanes, Load(values + k * kPanel + kLanes));
+    if (part.first == 0 ? p.accumulate : sums == nullptr) {
+      Add(y, p.y.stride, extent, sum);
+    } else if (part.first > 0) {
+      AddWhole(sums + t * kStride, kStride, sum);
+    }
+    if (last || sums == nullptr) {
+      Put(sum, y, p.y.stride, extent);
+    } else {
+      PutWhole(sum, sums + t * kStride, kStride);
     }
   }
 }
@@ -198,56 +203,82 @@ Rows DecodeRows(const Rows& m, const Part& part, float* out) {
   return {.data = out, .type = Type::kF32, .rows = rows, .cols = part.depth, .stride = part.depth};
 }
 
+template <typename U>
+void DecodeByColumns(const Rows& m, const Part& part, Panels panels) {
+  constexpr int64_t kEach = kPerUnit<U>;
+  const float* book = ScaleBook();
+  float values[kEach][kGroup * kPanel];
+  const int64_t cols = Least(m.cols - part.col, panels.count * kPanel);
+  for (int64_t p = 0; p < part.depth; p += kEach, panels.data += kPanel) {
+    const int64_t rows = Least(part.depth - p, kEach);
+    for (int64_t e = 0; e < rows; ++e) DecodeRow(m, book, part.first + p + e, part.col, cols, values[e]);
+    PackRow<U, float>(values[0], rows > 1 ? values[kEach - 1] : nullptr, cols, panels);
+  }
+}
+
 // Depth [part.first, part.first + part.depth) of w's columns, or rows, from part.col on.
-template <typename T>
+template <typename U, typename T>
 void PackPanels(const Product& p, Part part, const Panels& panels, float* scratch) {
-  if (!p.by_rows) return PackByColumns<T>(p.w, part.first, part.col, part.depth, panels);
+  if constexpr (std::is_same_v<T, Quantised>) {
+    if (!p.by_rows) return DecodeByColumns<U>(p.w, part, panels);
+  } else {
+    if (!p.by_rows) return PackByColumns<U, T>(p.w, part.first, part.col, part.depth, panels);
+  }
   for (int64_t k = 0; k < panels.count; ++k, part.col += kPanel) {
     float* out = panels.data + k * panels.step;
     if constexpr (std::is_same_v<T, Quantised>) {
-      PackByRows<float>(DecodeRows(p.w, part, scratch), 0, 0, part.depth, out);
+      PackByRows<U, float>(DecodeRows(p.w, part, scratch), 0, 0, part.depth, out);
     } else {
-      PackByRows<T>(p.w, part.col, part.first, part.depth, out);
+      PackByRows<U, T>(p.w, part.col, part.first, part.depth, out);
     }
   }
 }
 
-// A group of panels is packed; then kRowBlock rows of x at a time, which stay in the second-level cache, meet all of
-// it.
-template <typename T>
+// The columns of w's panels [begin, end). A group of panels is packed; then kRowBlock rows of x at a time, which stay
+// in the second-level cache, meet all of it.
+template <typename X, typename T>
 void GroupsOf(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
+  using U = UnitOf<X>;
   const int64_t depth = Depth(p);
-  const int64_t block = BlockOf(depth);
+  const int64_t block = BlockOf(UnitsOf<U>(depth)) * kPerUnit<U>;
   const int64_t panel_floats = PanelFloats(p);
-  float* factor_scratch = scratch + kGroup * panel_floats;
-  for (int64_t first = 0; first < depth; first += block) {
-    Part part = {.first = first, .depth = Least(block, depth - first)};
-    for (int64_t group = begin; group < end; group += kGroup) {
-      const Panels panels = {.data = scratch, .count = Least(kGroup, end - group), .step = panel_floats};
+  float* panel_scratch = scratch + kGroup * panel_floats;
+  float* sums = SumFloats(p) > 0 ? panel_scratch + PanelScratchFloats(p) : nullptr;
+  for (int64_t group = begin; group < end; group += kGroup) {
+    const Panels panels = {.data = scratch, .count = Least(kGroup, end - group), .step = panel_floats};
+    for (int64_t first = 0; first < depth; first += block) {
+      Part part = {.first = first, .depth = Least(block, depth - first), .col = group * kPanel};
       const auto each = [&](const auto& work) {
         for (int64_t k = 0; k < panels.count; ++k) {
           part.col = (group + k) * kPanel;
-          work(scratch + k * panel_floats);
+          work(k, scratch + k * panel_floats);
         }
       };
-      part.col = group * kPanel;
-      PackPanels<T>(p, part, panels, factor_scratch);
-      each([&](float* panel) {
-        if (p.num_added > 0) AddFactors(p, packed + XFloats(p), part, panel, factor_scratch);
-        if (part.first + part.depth == depth) PackBeside(p, part.col, panel);
+      PackPanels<U, T>(p, part, panels, panel_scratch);
+      each([&](int64_t /*k*/, float* panel) {
+        if (p.num_added > 0) AddFactors(p, packed + XFloats(p), part, panel, panel_scratch);
+        if (first + part.depth == depth) PackBeside<X>(p, part.col, panel);
       });
       for (int64_t t = 0; t < Tokens(p); t += kRowBlock) {
-        each([&](const float* panel) { PanelProduct(p, packed, panel, part, t, Least(t + kRowBlock, Tokens(p))); });
+        each([&](int64_t k, const float* panel) {
+          float* own = sums == nullptr ? nullptr : sums + k * kPanel;
+          PanelProduct<X>(p, packed, panel, part, own, t, Least(t + kRowBlock, Tokens(p)));
+        });
       }
     }
   }
 }
 
-// The columns of w's panels [begin, end).
+// work(an element of w's type).
+template <typename F>
+void ByWeights(const Product& p, const F& work) {
+  if (IsQuantised(p.w.type)) return work(Quantised());
+  p.w.type == Type::kF32 ? work(float()) : work(uint16_t());
+}
+
+template <typename X>
 void WideColumns(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
-  if (IsQuantised(p.w.type)) return GroupsOf<Quantised>(p, packed, begin, end, scratch);
-  p.w.type == Type::kF32 ? GroupsOf<float>(p, packed, begin, end, scratch)
-                         : GroupsOf<uint16_t>(p, packed, begin, end, scratch);
+  ByWeights(p, [&](auto element) { GroupsOf<X, decltype(element)>(p, packed, begin, end, scratch); });
 }
 
 // As many parts a thread as keep it busy where it is slower than the others, and no more than pay.
@@ -262,27 +293,44 @@ MatMulPlan Plan(const Product& p, int threads) {
   const int64_t tiles = DivideUp(Tokens(p), kTileRows);
   const int64_t panels = DivideUp(p.y.cols, kPanel);
   if (HasFewRows(p)) return {.parts = PartsOf(panels, kGroup, threads), .scratch_floats = FewRowsScratchFloats(p)};
-  if (IsNarrow(p))
-    return {.packs = NarrowBlocks(p),
+  if (IsNarrow(p)) {
+    const NarrowBlocks blocks(Units(p, Depth(p)), p.y.cols);
+    return {.packs = blocks.count,
             .parts = PartsOf(tiles, kNarrowGrain, threads),
-            .packed_floats = NarrowPackedFloats(p),
-            .scratch_floats = NarrowScratchFloats(p)};
+            .packed_floats = blocks.floats(),
+            .scratch_floats = kTileRows * (Units(p, Depth(p)) + kPanel)};
+  }
   return {.packs = tiles,
           .parts = PartsOf(panels, kGroup, threads),
           .packed_floats = WidePackedFloats(p),
           .scratch_floats = WideScratchFloats(p)};
 }
 
-void Pack(const Product& p, int64_t begin, int64_t end, float* packed) {
-  IsNarrow(p) ? PackNarrow(p, begin, end, packed) : PackWide(p, begin, end, packed);
+template <typename X>
+void PackOf(const Product& p, int64_t begin, int64_t end, float* packed) {
+  if (!IsNarrow(p)) return PackWide<X>(p, begin, end, packed);
+  p.w.type == Type::kF32 ? PackNarrow<X, float>(p, begin, end, packed) : PackNarrow<X, uint16_t>(p, begin, end, packed);
 }
 
-void Compute(const Product& p, const float* packed, int64_t part, int64_t parts, float* scratch) {
+void Pack(const Product& p, int64_t begin, int64_t end, float* packed) {
+  p.x.type == Type::kF32 ? PackOf<float>(p, begin, end, packed) : PackOf<uint16_t>(p, begin, end, packed);
+}
+
+template <typename X>
+void ComputeOf(const Product& p, const float* packed, int64_t part, int64_t parts, float* scratch) {
   const int64_t count = HasFewRows(p) || !IsNarrow(p) ? DivideUp(p.y.cols, kPanel) : DivideUp(Tokens(p), kTileRows);
   const int64_t begin = count * part / parts;
   const int64_t end = count * (part + 1) / parts;
-  if (HasFewRows(p)) return FewRowsColumns(p, begin * kPanel, Least(end * kPanel, p.y.cols), scratch);
-  IsNarrow(p) ? NarrowRows(p, packed, begin, end, scratch) : WideColumns(p, packed, begin, end, scratch);
+  if (HasFewRows(p)) {
+    const int64_t cols = Least(end * kPanel, p.y.cols);
+    return ByWeights(p, [&](auto element) { FewRowsColumns<X, decltype(element)>(p, begin * kPanel, cols, scratch); });
+  }
+  IsNarrow(p) ? NarrowRows<X>(p, packed, begin, end, scratch) : WideColumns<X>(p, packed, begin, end, scratch);
+}
+
+void Compute(const Product& p, const float* packed, int64_t part, int64_t parts, float* scratch) {
+  p.x.type == Type::kF32 ? ComputeOf<float>(p, packed, part, parts, scratch)
+                         : ComputeOf<uint16_t>(p, packed, part, parts, scratch);
 }
 
 constexpr MatMulOps kTable = {.plan = Plan, .pack = Pack, .compute = Compute};

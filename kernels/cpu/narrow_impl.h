@@ -3,6 +3,8 @@
 #ifndef STRATA_KERNELS_CPU_NARROW_IMPL_H_
 #define STRATA_KERNELS_CPU_NARROW_IMPL_H_
 
+#include <type_traits>
+
 #include "kernels/cpu/tile_impl.h"
 
 // NOLINTBEGIN(misc-definitions-in-headers,google-build-namespaces): as in mat_mul_impl.h
@@ -15,65 +17,77 @@ bool IsNarrow(const Product& p) {
   return p.y.cols <= kNarrow * kPanel && p.num_added == 0 && p.num_beside == 0 && !IsQuantised(p.w.type);
 }
 
-int64_t NarrowPanels(const Product& p) { return DivideUp(p.y.cols, kPanel); }
-int64_t NarrowBlocks(const Product& p) { return DivideUp(p.x.cols, BlockOf(p.x.cols)); }
-int64_t NarrowPackedFloats(const Product& p) { return NarrowPanels(p) * kPanel * NarrowBlocks(p) * BlockOf(p.x.cols); }
-// A tile of x that does not exist whole.
-int64_t NarrowScratchFloats(const Product& p) { return kTileRows * p.x.cols; }
+// A narrow w packed: [block][panel][depth of a block][kPanel]; depths in units.
+struct NarrowBlocks {
+  NarrowBlocks(int64_t depth, int64_t cols)
+      : block(BlockOf(depth)), count(DivideUp(depth, block)), panels(DivideUp(cols, kPanel)) {}
+  int64_t floats() const { return panels * kPanel * count * block; }
+  int64_t block, count, panels;
+};
 
-template <typename T>
-void PackBlock(const Product& p, int64_t first, int64_t depth, const Panels& panels) {
-  if (!p.by_rows) return PackByColumns<T>(p.w, first, 0, depth, panels);
-  for (int64_t k = 0; k < panels.count; ++k)
-    PackByRows<T>(p.w, k * kPanel, first, depth, panels.data + k * panels.step);
-}
-
-// Blocks [begin, end) of w's depth: [block][panel][depth of a block][kPanel].
+// Blocks [begin, end) of w's depth.
+template <typename X, typename T>
 void PackNarrow(const Product& p, int64_t begin, int64_t end, float* packed) {
-  const int64_t block = BlockOf(p.x.cols);
-  const int64_t count = NarrowPanels(p);
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t depth = Least(block, p.x.cols - i * block);
-    const Panels panels = {.data = packed + i * count * block * kPanel, .count = count, .step = block * kPanel};
-    p.w.type == Type::kF32 ? PackBlock<float>(p, i * block, depth, panels)
-                           : PackBlock<uint16_t>(p, i * block, depth, panels);
+  using U = UnitOf<X>;
+  const NarrowBlocks all(UnitsOf<U>(p.x.cols), p.y.cols);
+  const int64_t block = all.block * kPerUnit<U>;
+  for (int64_t first = begin * block; first < Least(end * block, p.x.cols); first += block) {
+    const int64_t depth = Least(block, p.x.cols - first);
+    float* out = packed + first / kPerUnit<U> * all.panels * kPanel;
+    if (!p.by_rows) {
+      PackByColumns<U, T>(p.w, first, 0, depth, {.data = out, .count = all.panels, .step = all.block * kPanel});
+      continue;
+    }
+    for (int64_t k = 0; k < all.panels; ++k)
+      PackByRows<U, T>(p.w, k * kPanel, first, depth, out + k * all.block * kPanel);
   }
 }
 
-template <typename Place>
-void AnyWithin(const Meeting& m, const Place& place, float* c, int64_t stride, Extent extent, bool add) {
-  add ? TileWithin<true>(m, place, c, stride, extent) : TileWithin<false>(m, place, c, stride, extent);
-}
-
 // y's rows from `t` on, at most a tile of them; an element is summed as in a wide product.
+template <typename X>
 void NarrowTile(const Product& p, const float* packed, int64_t t, float* scratch) {
-  const int64_t block = BlockOf(p.x.cols);
-  const int64_t count = NarrowPanels(p);
+  using U = UnitOf<X>;
+  const int64_t depth = UnitsOf<U>(p.x.cols);
+  const NarrowBlocks all(depth, p.y.cols);
   const int64_t rows = Least(p.x.rows - t, kTileRows);
-  const bool whole = rows == kTileRows;
-  if (!whole) PackTile(p.x, t, 1, scratch);
-  for (int64_t first = 0; first < p.x.cols; first += block) {
-    const bool add = p.accumulate || first > 0;
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t cols = Least(p.y.cols - k * kPanel, kPanel);
-      float* c = static_cast<float*>(p.y.data) + t * p.y.stride + k * kPanel;
-      Meeting m = {.b = packed + (first * count + k * block) * kPanel, .depth = Least(block, p.x.cols - first)};
-      const Extent extent = {.rows = rows, .cols = cols};
-      if (whole) {
-        m.a = Row<float>(p.x, t) + first;
-        AnyWithin(m, RowsOf{.row = p.x.stride}, c, p.y.stride, extent, add);
+  // Read as it lies, if units of its elements lie there.
+  constexpr bool kLies = std::is_same_v<X, float> || std::is_same_v<U, Pair>;
+  const bool lies = kLies && rows == kTileRows && p.x.cols % kPerUnit<U> == 0;
+  if (!lies) PackTile<U, X>(p.x, t, scratch);
+  float* before = scratch + kTileRows * depth;  // sums of the blocks before
+  for (int64_t k = 0; k < all.panels; ++k) {
+    X* y = static_cast<X*>(p.y.data) + t * p.y.stride + k * kPanel;
+    const Extent extent = {.rows = rows, .cols = Least(p.y.cols - k * kPanel, kPanel)};
+    for (int64_t first = 0; first < depth; first += all.block) {
+      Meeting m = {.b = packed + (first * all.panels + k * all.block) * kPanel,
+                   .depth = Least(all.block, depth - first)};
+      Sums sum = {};
+      if (lies) {
+        m.a = Row<X>(p.x, t) + first * kPerUnit<U>;
+        Multiply<U>(m, RowsOf{.row = p.x.stride * static_cast<int64_t>(sizeof(X))}, sum);
       } else {
         m.a = scratch + first * kTileRows;
-        AnyWithin(m, Packed(), c, p.y.stride, extent, add);
+        Multiply<U>(m, Packed(), sum);
+      }
+      if (first > 0) {
+        AddWhole(before, kPanel, sum);
+      } else if (p.accumulate) {
+        Add(y, p.y.stride, extent, sum);
+      }
+      if (first + all.block < depth) {
+        PutWhole(sum, before, kPanel);
+      } else {
+        Put(sum, y, p.y.stride, extent);
       }
     }
   }
 }
 
 // Tiles [begin, end) of y's rows.
+template <typename X>
 void NarrowRows(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
   for (int64_t t = begin * kTileRows; t < Least(end * kTileRows, p.x.rows); t += kTileRows)
-    NarrowTile(p, packed, t, scratch);
+    NarrowTile<X>(p, packed, t, scratch);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "kernels/cpu/factor_ops.h"
 #include "kernels/cpu/mat_mul.h"
 #include "kernels/cpu/row_ops.h"
+#include "kernels/cpu/widen.h"
 
 namespace strata::kernels {
 namespace {
@@ -22,11 +23,17 @@ struct Variant {
 
 Variant Choose() {
   if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-      __builtin_cpu_supports("avx512dq") != 0)
+      __builtin_cpu_supports("avx512dq") != 0) {
+    if (__builtin_cpu_supports("avx512bf16") != 0)
+      return {.rows = Avx512RowOps(),
+              .mat_mul = Avx512Bf16MatMulOps(),
+              .attention = Avx512Bf16AttentionOps(),
+              .factors = Avx512Bf16FactorOps()};
     return {.rows = Avx512RowOps(),
             .mat_mul = Avx512MatMulOps(),
             .attention = Avx512AttentionOps(),
             .factors = Avx512FactorOps()};
+  }
   if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0)
     return {
         .rows = Avx2RowOps(), .mat_mul = Avx2MatMulOps(), .attention = Avx2AttentionOps(), .factors = Avx2FactorOps()};
@@ -95,13 +102,26 @@ void ForEachHead(const AttentionShape& shape, const Documents& documents, bool b
 }
 
 // out[kv head, :] = sum over the query heads that share it, in order.
-void SumGroups(const AttentionShape& shape, const float* heads, int64_t head_stride, float* out) {
+template <typename X>
+void SumGroups(const AttentionShape& shape, const float* heads, int64_t head_stride, X* out) {
   const int64_t group = shape.heads / shape.kv_heads;
-  for (int64_t h = 0; h < shape.heads; ++h) {
-    float* sum = out + h / group * shape.head_dim;
-    const float* in = heads + h * head_stride;
-    for (int64_t i = 0; i < shape.head_dim; ++i) sum[i] = h % group == 0 ? in[i] : sum[i] + in[i];
+  for (int64_t first = 0; first < shape.heads; first += group, heads += group * head_stride, out += shape.head_dim) {
+    for (int64_t i = 0; i < shape.head_dim; ++i) {
+      float sum = heads[i];
+      for (int64_t h = 1; h < group; ++h) sum += heads[h * head_stride + i];
+      out[i] = Narrow<X>(sum);
+    }
   }
+}
+
+// The gradients of token t's keys and values; `heads` lie head_stride apart.
+template <typename X>
+void SumHeads(const AttentionShape& shape, const float* dk, const float* dv, int64_t head_stride, int64_t t,
+              const Rows& dqkv) {
+  const int64_t dim = shape.head_dim;
+  X* row = static_cast<X*>(dqkv.data) + t * dqkv.stride + shape.heads * dim;
+  SumGroups(shape, dk + t * dim, head_stride, row);
+  SumGroups(shape, dv + t * dim, head_stride, row + shape.kv_heads * dim);
 }
 
 }  // namespace
@@ -187,11 +207,11 @@ void AttentionBackward(const AttentionShape& shape, const Documents& documents, 
                 const int64_t place = (task.head * tokens + task.first) * shape.head_dim;
                 Chosen().attention.backward(shape, task, gradient, dk + place, dv + place, scratch);
               });
+  const int64_t stride = tokens * shape.head_dim;
   Ranges(tokens, kRowGrain, threads, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      float* row = static_cast<float*>(gradient.dqkv.data) + t * gradient.dqkv.stride + shape.heads * shape.head_dim;
-      SumGroups(shape, dk + t * shape.head_dim, tokens * shape.head_dim, row);
-      SumGroups(shape, dv + t * shape.head_dim, tokens * shape.head_dim, row + shape.kv_heads * shape.head_dim);
+      gradient.dqkv.type == Type::kF32 ? SumHeads<float>(shape, dk, dv, stride, t, gradient.dqkv)
+                                       : SumHeads<uint16_t>(shape, dk, dv, stride, t, gradient.dqkv);
     }
   });
 }

@@ -11,20 +11,6 @@ namespace strata::kernels {
 namespace {
 
 template <typename T>
-inline T Narrow(float x);
-template <>
-inline float Narrow<float>(float x) {
-  return x;
-}
-template <>
-inline uint16_t Narrow<uint16_t>(float x) {
-  const auto bits = __builtin_bit_cast(uint32_t, x);
-  const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  const uint32_t quiet = (bits >> 16) | 0x40;  // a NaN must not round to infinity
-  return static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? quiet : rounded);
-}
-
-template <typename T>
 inline T* Row(const Rows& m, int64_t row) {
   return static_cast<T*>(m.data) + row * m.stride;
 }

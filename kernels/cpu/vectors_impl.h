@@ -48,9 +48,19 @@ inline Vec Load(const uint16_t* p) {
 }
 inline void Store(float* p, Vec v) { *reinterpret_cast<VecAt*>(p) = v; }
 
+// Each lane to the nearest bf16, in the upper half of its 32 bits; what the lower half holds means nothing.
+inline Bits RoundedBits(Vec v) {
+  const auto bits = reinterpret_cast<Bits>(v);
+  const Bits rounded = bits + 0x7FFF + (bits >> 16 & 1);
+  return (bits & 0x7FFFFFFF) > 0x7F800000 ? bits | 0x400000 : rounded;
+}
+inline void Store(uint16_t* p, Vec v) {
+  *reinterpret_cast<HalfAt*>(p) = __builtin_convertvector(RoundedBits(v) >> 16, HalfAt);
+}
+
 template <typename T>
-inline const T* Row(const Rows& m, int64_t row) {
-  return static_cast<const T*>(m.data) + row * m.stride;
+inline T* Row(const Rows& m, int64_t row) {
+  return static_cast<T*>(m.data) + row * m.stride;
 }
 
 }  // namespace

@@ -6,8 +6,9 @@
 #       [--cases LIST]
 #
 # PYTHON needs what the head of PEERS/peft_step.py names. Cases, comma-separated: fp32 (batch 1), fp32x4 (batch 4), bf16,
-# bf16x4, gsm8k (needs the file). On a processor without bf16 products the peer takes minutes for a bf16 step: leave those
-# cases out there. Default: fp32,fp32x4.
+# bf16x4, gsm8k and gsm8k-bf16 (need the file). A case in bf16 runs beside the peer all in bf16, with its default (fp32
+# adapters over a bf16 base) and in fp32. On a processor without bf16 products the peer takes minutes for a bf16 step:
+# leave those cases out there. Default: fp32,fp32x4.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 model='' python=python3 peers=$here/../shared/peers gsm8k='' repeats=3 steps=4 out=${TMPDIR:-/tmp}/strata-compare cases=fp32,fp32x4
@@ -54,14 +55,16 @@ print(json.dumps({"case": sys.argv[1], "who": sys.argv[2], **line}))' "$1" "$2" 
 
 one() { # CASE DTYPE BATCH [DATA]
   local ours=(train --model "$model" --dtype "$2" --batch "$3" --steps "$steps") theirs=(--model "$model" --batch "$3" --steps "$steps" --threads "$(nproc)" --no-floor)
-  if [ "$1" = gsm8k ]; then
+  if [[ "$1" = gsm8k* ]]; then
     ours+=(--data "$out/gsm8k.jsonl") theirs+=(--data "$gsm8k")
   fi
   "$bench" "${ours[@]}" | keep "$1" strata
-  HF_HUB_OFFLINE=1 "$python" "$peers/peft_step.py" "${theirs[@]}" --dtype "$2" 2> "$out/peft.log" | keep "$1" "peft $2"
-  if [ "$2" = bf16 ]; then
-    HF_HUB_OFFLINE=1 "$python" "$peers/peft_step.py" "${theirs[@]}" --dtype bf16-fp32lora 2> "$out/peft.log" | keep "$1" "peft default"
-  fi
+  local settings=("$2") setting
+  [ "$2" = fp32 ] || settings=(bf16 bf16-fp32lora fp32)
+  for setting in "${settings[@]}"; do
+    HF_HUB_OFFLINE=1 "$python" "$peers/peft_step.py" "${theirs[@]}" --dtype "$setting" 2> "$out/peft.log" |
+      keep "$1" "peft ${setting/bf16-fp32lora/default}"
+  done
 }
 
 for ((i = 0; i < repeats; ++i)); do
@@ -71,10 +74,10 @@ for ((i = 0; i < repeats; ++i)); do
       fp32x4) one fp32x4 fp32 4 ;;
       bf16) one bf16 bf16 1 ;;
       bf16x4) one bf16x4 bf16 4 ;;
-      gsm8k)
+      gsm8k | gsm8k-bf16)
         [ -n "$gsm8k" ] || { echo "compare.sh: the case gsm8k needs --gsm8k FILE" >&2; exit 2; }
         [ -f "$out/gsm8k.jsonl" ] || rows
-        one gsm8k fp32 8
+        if [ "$case" = gsm8k ]; then one "$case" fp32 8; else one "$case" bf16 8; fi
         ;;
       *) echo "compare.sh: unknown case '$case'" >&2; exit 2 ;;
     esac
@@ -85,12 +88,12 @@ done
 import json, statistics, sys
 lines = [json.loads(line) for line in open(sys.argv[1])]
 median = lambda case, who, key: statistics.median(l[key] for l in lines if l["case"] == case and l["who"] == who)
-print(f"{'case':8} {'who':14} {'tokens/s':>9} {'peak MB':>8} {'start s':>8} {'ours: tokens/s':>15} {'memory':>7} {'start':>6} {'of floor':>9}")
+print(f"{'case':10} {'who':14} {'tokens/s':>9} {'peak MB':>8} {'start s':>8} {'ours: tokens/s':>15} {'memory':>7} {'start':>6} {'of floor':>9}")
 for case in dict.fromkeys(l["case"] for l in lines):
     ours = {key: median(case, "strata", key) for key in ("tok_s", "peak_rss_mb", "first_step_s", "floor_share")}
     for who in dict.fromkeys(l["who"] for l in lines if l["case"] == case):
         rate, memory, start = (median(case, who, key) for key in ("tok_s", "peak_rss_mb", "first_step_s"))
-        row = f"{case:8} {who:14} {rate:9.1f} {memory:8.0f} {start:8.2f}"
+        row = f"{case:10} {who:14} {rate:9.1f} {memory:8.0f} {start:8.2f}"
         if who == "strata":
             print(row + " " * 32 + f"{ours['floor_share']:8.2f}")
         else:

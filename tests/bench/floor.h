@@ -22,7 +22,8 @@ class GemmRates {
   // seconds for a product. On a CUDA device (in a build with STRATA_CUDA) bf16 alone.
   void Measure(int threads);
   const std::map<std::string, double>& best() const { return best_; }
-  double Fastest() const;
+  // Of products in bf16 or fp32; of the latter alone.
+  double Fastest(bool bf16) const;
 
  private:
   template <typename F>

@@ -151,7 +151,8 @@ Json Report(const TrainCase& bench, const Watch& watch) {
 void AddFloor(const Watch& watch, double flops_per_token, Json& report) {
   Json rates = Json::object();
   for (const auto& [name, rate] : watch.rates().best()) rates[name] = Rounded(rate, 1);
-  const double floor = watch.rates().Fastest() * 1e9 / flops_per_token;
+  const bool bf16 = report["dtype"] == "bf16";
+  const double floor = watch.rates().Fastest(bf16) * 1e9 / flops_per_token;
   report["gflop_token"] = Rounded(flops_per_token * 1e-9, 4);
   report["gemm_gflops"] = std::move(rates);
   report["floor_tok_s"] = Rounded(floor, 1);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "tests/kernels/halves.h"
 #include "tests/kernels/variants.h"
 
 namespace strata::kernels {
@@ -42,18 +43,22 @@ std::vector<float> Values(size_t count, uint32_t seed) {
 }
 
 struct Problem {
-  explicit Problem(const Case& c) : shape(c.shape), starts(c.starts) {
+  Problem(const Case& c, Type matrices) : shape(c.shape), starts(c.starts), type(matrices) {
     tokens = starts.back();
     width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
     out_width = shape.heads * shape.head_dim;
-    qkv = Values(static_cast<size_t>(tokens * width), 1);
-    d_o = Values(static_cast<size_t>(tokens * out_width), 2);
+    qkv = Stored(Values(static_cast<size_t>(tokens * width), 1), type).values();
+    d_o = Stored(Values(static_cast<size_t>(tokens * out_width), 2), type).values();
   }
+  // What results may differ by, of 1 + their size: sums of up to a document's length of products of values up to 1; in
+  // bf16 weights, gradients and results are rounded.
+  double Limit() const { return type == Type::kF32 ? 5e-6 : 0.012; }
   int64_t Column(int64_t head) const { return head * shape.head_dim; }
   int64_t KeyHead(int64_t head) const { return shape.heads + head / (shape.heads / shape.kv_heads); }
 
   AttentionShape shape;
   std::vector<int32_t> starts;
+  Type type;
   int64_t tokens, width, out_width;
   std::vector<float> qkv, d_o;
 };
@@ -120,96 +125,119 @@ Answer Expected(const Problem& p) {
   return answer;
 }
 
-Rows Matrix(std::vector<float>& values, int64_t cols) {
-  return {.data = values.data(), .rows = static_cast<int64_t>(values.size()) / cols, .cols = cols, .stride = cols};
-}
-
-// Sums of up to a document's length of products of values up to 1.
-void ExpectClose(const std::vector<float>& found, const std::vector<double>& expected, const char* what) {
+void ExpectClose(const std::vector<float>& found, const std::vector<double>& expected, double limit, const char* what) {
   ASSERT_EQ(found.size(), expected.size());
   double worst = 0;
   for (size_t i = 0; i < found.size(); ++i)
     worst = std::max(worst, std::abs(static_cast<double>(found[i]) - expected[i]) / (1 + std::abs(expected[i])));
-  EXPECT_LT(worst, 5e-6) << what;
+  EXPECT_LT(worst, limit) << what;
 }
 
 struct Found {
   std::vector<float> o, lse, dqkv;
 };
 
-Found Memory(const Problem& p) {
-  // What is not written stays visible.
-  return {.o = std::vector<float>(p.d_o.size(), 1e9F),
-          .lse = std::vector<float>(static_cast<size_t>(p.shape.heads * p.tokens), 1e9F),
-          .dqkv = std::vector<float>(p.qkv.size(), 1e9F)};
+// A problem's matrices in memory. What is not written stays visible.
+class Memory {
+ public:
+  explicit Memory(const Problem& p)
+      : lse(static_cast<size_t>(p.shape.heads * p.tokens), 1e9F),
+        rows_(p.tokens),
+        width_(p.width),
+        out_width_(p.out_width),
+        qkv_(p.qkv, p.type),
+        d_o_(p.d_o, p.type),
+        o_(std::vector<float>(p.d_o.size(), 1e9F), p.type),
+        dqkv_(std::vector<float>(p.qkv.size(), 1e9F), p.type) {}
+  Rows qkv() { return qkv_.View(rows_, width_, width_); }
+  AttentionResult result() {
+    return {.o = o_.View(rows_, out_width_, out_width_), .lse = lse.data(), .lse_stride = rows_};
+  }
+  AttentionGradient gradient() {
+    return {.qkv = qkv(),
+            .forward = result(),
+            .d_o = d_o_.View(rows_, out_width_, out_width_),
+            .dqkv = dqkv_.View(rows_, width_, width_)};
+  }
+  Found found() const { return {.o = o_.values(), .lse = lse, .dqkv = dqkv_.values()}; }
+
+  std::vector<float> lse;
+
+ private:
+  int64_t rows_, width_, out_width_;
+  Stored qkv_, d_o_, o_, dqkv_;
+};
+
+// Heads of each document one after the other; gradients of keys and values added up over their groups.
+Found RunHeads(const AttentionOps& ops, const Problem& p) {
+  Memory memory(p);
+  std::vector<float> keys_and_values(p.qkv.size(), 0.0F);
+  for (size_t d = 0; d + 1 < p.starts.size(); ++d) {
+    const int64_t first = p.starts[d];
+    const int64_t length = p.starts[d + 1] - first;
+    const auto floats = static_cast<size_t>(ops.scratch_floats(p.shape, length, true));
+    for (int64_t h = 0; h < p.shape.heads; ++h) {
+      const AttentionTask task{.first = first, .length = length, .head = h};
+      std::vector<float> scratch(floats, 1e9F);
+      ops.forward(p.shape, task, memory.qkv(), memory.result(), scratch.data());
+      std::vector<float> dk(static_cast<size_t>(length * p.shape.head_dim), 1e9F);
+      std::vector<float> dv = dk;
+      ops.backward(p.shape, task, memory.gradient(), dk.data(), dv.data(), scratch.data());
+      for (int64_t i = 0; i < length * p.shape.head_dim; ++i) {
+        const int64_t row = (first + i / p.shape.head_dim) * p.width + i % p.shape.head_dim;
+        const int64_t k = p.KeyHead(h);
+        keys_and_values[static_cast<size_t>(row + p.Column(k))] += dk[static_cast<size_t>(i)];
+        keys_and_values[static_cast<size_t>(row + p.Column(k + p.shape.kv_heads))] += dv[static_cast<size_t>(i)];
+      }
+    }
+  }
+  Found found = memory.found();
+  for (size_t i = 0; i < found.dqkv.size(); ++i) {
+    if (static_cast<int64_t>(i) % p.width >= p.out_width) found.dqkv[i] = keys_and_values[i];
+  }
+  return found;
 }
 
 TEST(AttentionTest, EachInstructionSetMatchesTheFormula) {
-  for (const auto& variant : VariantsOf(BaselineAttentionOps(), Avx2AttentionOps(), Avx512AttentionOps())) {
+  for (const auto& variant :
+       VariantsOf(BaselineAttentionOps(), Avx2AttentionOps(), Avx512AttentionOps(), &Avx512Bf16AttentionOps())) {
     for (const Case& c : Cases()) {
-      SCOPED_TRACE(variant.name + " " + c.name);
-      Problem p(c);
-      Found found = Memory(p);
-      std::fill(found.dqkv.begin(), found.dqkv.end(), 0.0F);
-      const AttentionResult result{.o = Matrix(found.o, p.out_width), .lse = found.lse.data(), .lse_stride = p.tokens};
-      const AttentionGradient gradient{.qkv = Matrix(p.qkv, p.width),
-                                       .forward = result,
-                                       .d_o = Matrix(p.d_o, p.out_width),
-                                       .dqkv = Matrix(found.dqkv, p.width)};
-      for (size_t d = 0; d + 1 < p.starts.size(); ++d) {
-        const int64_t first = p.starts[d];
-        const int64_t length = p.starts[d + 1] - first;
-        const auto floats = static_cast<size_t>(variant.table->scratch_floats(p.shape, length, true));
-        for (int64_t h = 0; h < p.shape.heads; ++h) {
-          const AttentionTask task{.first = first, .length = length, .head = h};
-          std::vector<float> scratch(floats, 1e9F);
-          variant.table->forward(p.shape, task, Matrix(p.qkv, p.width), result, scratch.data());
-          std::vector<float> dk(static_cast<size_t>(length * p.shape.head_dim), 1e9F);
-          std::vector<float> dv = dk;
-          variant.table->backward(p.shape, task, gradient, dk.data(), dv.data(), scratch.data());
-          for (int64_t i = 0; i < length * p.shape.head_dim; ++i) {
-            const int64_t row = (first + i / p.shape.head_dim) * p.width + i % p.shape.head_dim;
-            const int64_t k = p.KeyHead(h);
-            found.dqkv[static_cast<size_t>(row + p.Column(k))] += dk[static_cast<size_t>(i)];
-            found.dqkv[static_cast<size_t>(row + p.Column(k + p.shape.kv_heads))] += dv[static_cast<size_t>(i)];
-          }
-        }
+      for (const Type type : {Type::kF32, Type::kBF16}) {
+        SCOPED_TRACE(testing::Message() << variant.name << " " << c.name << " type " << static_cast<int>(type));
+        const Problem p(c, type);
+        const Found found = RunHeads(*variant.table, p);
+        const Answer expected = Expected(p);
+        ExpectClose(found.o, expected.o, p.Limit(), "o");
+        ExpectClose(found.lse, expected.lse, 5e-6, "lse");
+        ExpectClose(found.dqkv, expected.dqkv, p.Limit(), "dqkv");
       }
-      const Answer expected = Expected(p);
-      ExpectClose(found.o, expected.o, "o");
-      ExpectClose(found.lse, expected.lse, "lse");
-      ExpectClose(found.dqkv, expected.dqkv, "dqkv");
     }
   }
 }
 
-Found RunBoth(Problem& p, int threads) {
-  Found found = Memory(p);
+Found RunBoth(const Problem& p, int threads) {
+  Memory memory(p);
   const Documents documents{.starts = p.starts.data(), .count = static_cast<int64_t>(p.starts.size()) - 1};
-  const AttentionResult result{.o = Matrix(found.o, p.out_width), .lse = found.lse.data(), .lse_stride = p.tokens};
   std::vector<char> workspace(static_cast<size_t>(AttentionWorkspace(p.shape, documents, true, threads)));
-  Attention(p.shape, documents, Matrix(p.qkv, p.width), result, workspace.data(), threads);
-  AttentionBackward(p.shape, documents,
-                    {.qkv = Matrix(p.qkv, p.width),
-                     .forward = result,
-                     .d_o = Matrix(p.d_o, p.out_width),
-                     .dqkv = Matrix(found.dqkv, p.width)},
-                    workspace.data(), threads);
-  return found;
+  Attention(p.shape, documents, memory.qkv(), memory.result(), workspace.data(), threads);
+  AttentionBackward(p.shape, documents, memory.gradient(), workspace.data(), threads);
+  return memory.found();
 }
 
 TEST(AttentionTest, ThreadsChangeNothingAndGroupsAddUp) {
   for (const Case& c : Cases()) {
-    SCOPED_TRACE(c.name);
-    Problem p(c);
-    const Found one = RunBoth(p, 1);
-    const Found three = RunBoth(p, 3);
-    EXPECT_EQ(one.o, three.o);
-    EXPECT_EQ(one.lse, three.lse);
-    EXPECT_EQ(one.dqkv, three.dqkv);
-    const Answer expected = Expected(p);
-    ExpectClose(one.o, expected.o, "o");
-    ExpectClose(one.dqkv, expected.dqkv, "dqkv");
+    for (const Type type : {Type::kF32, Type::kBF16}) {
+      SCOPED_TRACE(testing::Message() << c.name << " type " << static_cast<int>(type));
+      const Problem p(c, type);
+      const Found one = RunBoth(p, 1);
+      const Found three = RunBoth(p, 3);
+      EXPECT_EQ(one.o, three.o);
+      EXPECT_EQ(one.lse, three.lse);
+      EXPECT_EQ(one.dqkv, three.dqkv);
+      const Answer expected = Expected(p);
+      ExpectClose(one.o, expected.o, p.Limit(), "o");
+      ExpectClose(one.dqkv, expected.dqkv, p.Limit(), "dqkv");
+    }
   }
 }
 

@@ -7,13 +7,14 @@
 
 #include "kernels/cpu/factor_ops.h"
 #include "kernels/ops.h"
+#include "tests/kernels/halves.h"
 #include "tests/kernels/variants.h"
 
 namespace strata::kernels {
 namespace {
 
 std::vector<Variant<FactorOps>> Variants() {
-  return VariantsOf(BaselineFactorOps(), Avx2FactorOps(), Avx512FactorOps());
+  return VariantsOf(BaselineFactorOps(), Avx2FactorOps(), Avx512FactorOps(), &Avx512Bf16FactorOps());
 }
 
 std::vector<float> Values(int64_t count, double phase) {
@@ -30,14 +31,16 @@ struct Shape {
 // Both forms of one gradient; memory behind the last element of either operand is not theirs.
 class Case {
  public:
-  Case(const Shape& s, bool along_rank)
+  Case(const Shape& s, bool along_rank, Type type = Type::kF32)
       : shape_(s),
-        wide_(Values((s.tokens - 1) * (s.cols + 3) + s.cols, 0.1)),
-        narrow_(Values((s.tokens - 1) * (s.rank + 5) + s.rank, 0.5)),
+        wide_stored_(Values((s.tokens - 1) * (s.cols + 3) + s.cols, 0.1), type),
+        narrow_stored_(Values((s.tokens - 1) * (s.rank + 5) + s.rank, 0.5), type),
+        wide_(wide_stored_.values()),
+        narrow_(narrow_stored_.values()),
         before_(Values(s.cols * s.rank, 0.9)),
         out_(before_) {
-    gradient_ = {.wide = {.data = wide_.data(), .rows = s.tokens, .cols = s.cols, .stride = s.cols + 3},
-                 .narrow = {.data = narrow_.data(), .rows = s.tokens, .cols = s.rank, .stride = s.rank + 5},
+    gradient_ = {.wide = wide_stored_.View(s.tokens, s.cols, s.cols + 3),
+                 .narrow = narrow_stored_.View(s.tokens, s.rank, s.rank + 5),
                  .out = out_.data(),
                  .wide_step = along_rank ? s.rank : 1,
                  .narrow_step = along_rank ? 1 : s.cols,
@@ -68,6 +71,7 @@ class Case {
 
  private:
   Shape shape_;
+  Stored wide_stored_, narrow_stored_;
   std::vector<float> wide_, narrow_, before_, out_;
   FactorGradient gradient_;
 };
@@ -81,11 +85,14 @@ TEST_P(FactorsTest, EqualTheSums) {
   const FactorOps& ops = *GetParam().table;
   std::vector<float> scratch(static_cast<size_t>(ops.scratch_floats));
   for (const Shape& shape : kShapes) {
-    for (const bool along_rank : {false, true}) {
-      SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, " << shape.cols << " columns, rank " << shape.rank);
-      Case c(shape, along_rank);
-      for (int64_t col = 0; col < shape.cols; col += ops.strip_columns) ops.strip(c.gradient(), col, scratch.data());
-      c.Check();
+    for (const Type type : {Type::kF32, Type::kBF16}) {
+      for (const bool along_rank : {false, true}) {
+        SCOPED_TRACE(testing::Message() << shape.tokens << " tokens, " << shape.cols << " columns, rank " << shape.rank
+                                        << ", type " << static_cast<int>(type));
+        Case c(shape, along_rank, type);
+        for (int64_t col = 0; col < shape.cols; col += ops.strip_columns) ops.strip(c.gradient(), col, scratch.data());
+        c.Check();
+      }
     }
   }
 }

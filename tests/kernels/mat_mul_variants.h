@@ -12,7 +12,7 @@ namespace strata::kernels {
 using MatMulVariant = Variant<MatMulOps>;
 
 inline std::vector<MatMulVariant> MatMulVariants() {
-  return VariantsOf(BaselineMatMulOps(), Avx2MatMulOps(), Avx512MatMulOps());
+  return VariantsOf(BaselineMatMulOps(), Avx2MatMulOps(), Avx512MatMulOps(), &Avx512Bf16MatMulOps());
 }
 
 inline void RunOn(const MatMulOps& ops, const Product& product) {

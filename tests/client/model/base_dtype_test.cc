@@ -155,7 +155,8 @@ TEST_P(QuantisedBase, ComputesWhatItsCodesStandFor) {
   ModelFolder folder(name == "wide" ? "small-mistral" : name);
   if (name == "wide") Widen(folder);
   const auto pristine = Load(folder, ComputeDType::kFp32);
-  const auto quantised = Load(folder, {ComputeDType::kBf16, type});
+  const auto quantised = Load(folder, {ComputeDType::kFp32, type});
+  const auto low = Load(folder, {ComputeDType::kBf16, type});
   Decode(folder, type);
   const auto decoded = Load(folder, ComputeDType::kFp32);
   const data::PackedBatch batch = SomeBatch();
@@ -164,6 +165,8 @@ TEST_P(QuantisedBase, ComputesWhatItsCodesStandFor) {
   ASSERT_OK_AND_ASSIGN(const Inspection before, pristine->Inspect(batch));
   EXPECT_LT(testing::RelativeNorm(seen.logits, expected.logits), 5e-6);
   EXPECT_GT(testing::RelativeNorm(seen.logits, before.logits), 1e-3);
+  ASSERT_OK_AND_ASSIGN(const Inspection rounded, low->Inspect(batch));
+  EXPECT_LT(testing::RelativeNorm(rounded.logits, expected.logits), 0.03);
   EXPECT_LT(quantised->resident_bytes(), pristine->resident_bytes());
   for (const double dropout : {0.0, 0.2}) {
     const std::vector<at::Tensor> step = Step(*quantised, batch, {.probability = dropout, .key = 7});
