@@ -3,6 +3,7 @@
 #define STRATA_TESTS_KERNELS_HALVES_H_
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -17,6 +18,7 @@ inline std::vector<uint16_t> Halves(const std::vector<float>& values) {
 
 inline std::vector<float> Widened(const std::vector<uint16_t>& halves) {
   std::vector<float> out;
+  out.reserve(halves.size());
   for (const uint16_t half : halves) out.push_back(__builtin_bit_cast(float, static_cast<uint32_t>(half) << 16));
   return out;
 }

@@ -47,6 +47,7 @@ std::vector<float> Held(const std::vector<float>& values, const ExpectedTensor& 
   if (tensor.shape.size() == 1) return values;
   if (!tensor.linear) {
     std::vector<float> out;
+    out.reserve(values.size());
     for (const float value : values) out.push_back(format::BF16ToFloat(format::FloatToBF16(value)));
     return out;
   }
