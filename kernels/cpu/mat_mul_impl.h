@@ -298,7 +298,7 @@ MatMulPlan Plan(const Product& p, int threads) {
     return {.packs = blocks.count,
             .parts = PartsOf(tiles, kNarrowGrain, threads),
             .packed_floats = blocks.floats(),
-            .scratch_floats = kTileRows * (Units(p, Depth(p)) + kPanel)};
+            .scratch_floats = NarrowScratchFloats(blocks.depth)};
   }
   return {.packs = tiles,
           .parts = PartsOf(panels, kGroup, threads),

@@ -19,10 +19,10 @@ bool IsNarrow(const Product& p) {
 
 // A narrow w packed: [block][panel][depth of a block][kPanel]; depths in units.
 struct NarrowBlocks {
-  NarrowBlocks(int64_t depth, int64_t cols)
-      : block(BlockOf(depth)), count(DivideUp(depth, block)), panels(DivideUp(cols, kPanel)) {}
+  NarrowBlocks(int64_t units, int64_t cols)
+      : depth(units), block(BlockOf(depth)), count(DivideUp(depth, block)), panels(DivideUp(cols, kPanel)) {}
   int64_t floats() const { return panels * kPanel * count * block; }
-  int64_t block, count, panels;
+  int64_t depth, block, count, panels;
 };
 
 // Blocks [begin, end) of w's depth.
@@ -43,51 +43,94 @@ void PackNarrow(const Product& p, int64_t begin, int64_t end, float* packed) {
   }
 }
 
-// y's rows from `t` on, at most a tile of them; an element is summed as in a wide product.
+// What becomes of a tile's sums over the block of the depth from `first`: y's rows from `t` on, columns of panel `k`.
+// `before` [kTileRows, kPanel] has them over the blocks before. An element is summed as in a wide product.
+template <typename X>
+inline void PutBlock(const Product& p, const NarrowBlocks& all, int64_t t, int64_t k, int64_t first, float* before,
+                     Sums& sum) {
+  X* y = Row<X>(p.y, t) + k * kPanel;
+  const Extent extent = {.rows = Least(p.x.rows - t, kTileRows), .cols = Least(p.y.cols - k * kPanel, kPanel)};
+  if (first > 0) {
+    AddWhole(before, kPanel, sum);
+  } else if (p.accumulate) {
+    Add(y, p.y.stride, extent, sum);
+  }
+  if (first + all.block < all.depth) {
+    PutWhole(sum, before, kPanel);
+  } else {
+    Put(sum, y, p.y.stride, extent);
+  }
+}
+
+// Whether x is read as it lies: units of its elements lie there.
+template <typename X>
+bool Lies(const Product& p) {
+  return (std::is_same_v<X, float> || std::is_same_v<UnitOf<X>, Pair>)&&p.x.cols % kPerUnit<UnitOf<X>> == 0;
+}
+
+template <typename X>
+RowsOf PlaceOfRows(const Product& p) {
+  return {.row = p.x.stride * static_cast<int64_t>(sizeof(X))};
+}
+
+// y's rows from `t` on, at most a tile of them.
 template <typename X>
 void NarrowTile(const Product& p, const float* packed, int64_t t, float* scratch) {
   using U = UnitOf<X>;
-  const int64_t depth = UnitsOf<U>(p.x.cols);
-  const NarrowBlocks all(depth, p.y.cols);
-  const int64_t rows = Least(p.x.rows - t, kTileRows);
-  // Read as it lies, if units of its elements lie there.
-  constexpr bool kLies = std::is_same_v<X, float> || std::is_same_v<U, Pair>;
-  const bool lies = kLies && rows == kTileRows && p.x.cols % kPerUnit<U> == 0;
-  if (!lies) PackTile<U, X>(p.x, t, scratch);
-  float* before = scratch + kTileRows * depth;  // sums of the blocks before
+  const NarrowBlocks all(UnitsOf<U>(p.x.cols), p.y.cols);
+  const bool lies = Lies<X>(p) && t + kTileRows <= p.x.rows;
+  float* before = scratch;
+  float* tile = before + kTileRows * kPanel;
+  if (!lies) PackTile<U, X>(p.x, t, tile);
   for (int64_t k = 0; k < all.panels; ++k) {
-    X* y = static_cast<X*>(p.y.data) + t * p.y.stride + k * kPanel;
-    const Extent extent = {.rows = rows, .cols = Least(p.y.cols - k * kPanel, kPanel)};
-    for (int64_t first = 0; first < depth; first += all.block) {
+    for (int64_t first = 0; first < all.depth; first += all.block) {
       Meeting m = {.b = packed + (first * all.panels + k * all.block) * kPanel,
-                   .depth = Least(all.block, depth - first)};
+                   .depth = Least(all.block, all.depth - first)};
       Sums sum = {};
       if (lies) {
         m.a = Row<X>(p.x, t) + first * kPerUnit<U>;
-        Multiply<U>(m, RowsOf{.row = p.x.stride * static_cast<int64_t>(sizeof(X))}, sum);
+        Multiply<U>(m, PlaceOfRows<X>(p), sum);
       } else {
-        m.a = scratch + first * kTileRows;
+        m.a = tile + first * kTileRows;
         Multiply<U>(m, Packed(), sum);
       }
-      if (first > 0) {
-        AddWhole(before, kPanel, sum);
-      } else if (p.accumulate) {
-        Add(y, p.y.stride, extent, sum);
-      }
-      if (first + all.block < depth) {
-        PutWhole(sum, before, kPanel);
-      } else {
-        Put(sum, y, p.y.stride, extent);
-      }
+      PutBlock<X>(p, all, t, k, first, before, sum);
     }
   }
 }
 
+// Two tiles that lie below one another, where half a panel is as wide as y.
+template <typename X>
+void TallTile(const Product& p, const float* packed, int64_t t, float* scratch) {
+  using U = UnitOf<X>;
+  const NarrowBlocks all(UnitsOf<U>(p.x.cols), p.y.cols);
+  for (int64_t first = 0; first < all.depth; first += all.block) {
+    TallSums tall = {};
+    Multiply<U>({.a = Row<X>(p.x, t) + first * kPerUnit<U>,
+                 .b = packed + first * kPanel,
+                 .depth = Least(all.block, all.depth - first)},
+                PlaceOfRows<X>(p), tall);
+    for (int half = 0; half < 2; ++half) {
+      Sums sum = {};
+#pragma GCC unroll 16
+      for (int i = 0; i < kTileRows; ++i) sum[i][0] = tall[half * kTileRows + i];
+      PutBlock<X>(p, all, t + half * kTileRows, 0, first, scratch + half * kTileRows * kPanel, sum);
+    }
+  }
+}
+
+// Of one call of NarrowRows.
+int64_t NarrowScratchFloats(int64_t depth) { return kTileRows * (2 * kPanel + depth); }
+
 // Tiles [begin, end) of y's rows.
 template <typename X>
 void NarrowRows(const Product& p, const float* packed, int64_t begin, int64_t end, float* scratch) {
-  for (int64_t t = begin * kTileRows; t < Least(end * kTileRows, p.x.rows); t += kTileRows)
-    NarrowTile<X>(p, packed, t, scratch);
+  const int64_t last = Least(end * kTileRows, p.x.rows);
+  int64_t t = begin * kTileRows;
+  if (p.y.cols <= kLanes && Lies<X>(p)) {
+    for (; t + kTallRows <= last; t += kTallRows) TallTile<X>(p, packed, t, scratch);
+  }
+  for (; t < last; t += kTileRows) NarrowTile<X>(p, packed, t, scratch);
 }
 
 }  // namespace

@@ -105,11 +105,17 @@ void ForEachHead(const AttentionShape& shape, const Documents& documents, bool b
 template <typename X>
 void SumGroups(const AttentionShape& shape, const float* heads, int64_t head_stride, X* out) {
   const int64_t group = shape.heads / shape.kv_heads;
+  constexpr int64_t kAtOnce = 32;
   for (int64_t first = 0; first < shape.heads; first += group, heads += group * head_stride, out += shape.head_dim) {
-    for (int64_t i = 0; i < shape.head_dim; ++i) {
-      float sum = heads[i];
-      for (int64_t h = 1; h < group; ++h) sum += heads[h * head_stride + i];
-      out[i] = Narrow<X>(sum);
+    for (int64_t begin = 0; begin < shape.head_dim; begin += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, shape.head_dim - begin);
+      float sum[kAtOnce];
+      std::copy_n(heads + begin, count, sum);
+      for (int64_t h = 1; h < group; ++h) {
+        const float* in = heads + h * head_stride + begin;
+        for (int64_t i = 0; i < count; ++i) sum[i] += in[i];
+      }
+      for (int64_t i = 0; i < count; ++i) out[begin + i] = Narrow<X>(sum[i]);
     }
   }
 }

@@ -76,6 +76,21 @@ inline void Scale(float factor, Sums& sum) {
   }
 }
 
+// Twice the rows against the first half of the panel.
+inline constexpr int kTallRows = 2 * kTileRows;
+using TallSums = Vec[kTallRows];
+template <typename U, typename Place>
+inline void Multiply(const Meeting& m, const Place& place, TallSums& sum) {
+  const char* a = static_cast<const char*>(m.a);
+  const float* b = m.b;
+#pragma GCC unroll 4
+  for (int64_t p = 0; p < m.depth; ++p, a += place.Step(), b += kPanel) {
+    const Vec b0 = Load(b);
+#pragma GCC unroll 32
+    for (int i = 0; i < kTallRows; ++i) sum[i] = MultiplyAdd(ReadUnit<U>(a + i * place.Row()), b0, sum[i]);
+  }
+}
+
 // How much of a tile exists in a matrix.
 struct Extent {
   int64_t rows = kTileRows, cols = kPanel;
