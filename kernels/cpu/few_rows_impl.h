@@ -4,6 +4,7 @@
 #define STRATA_KERNELS_CPU_FEW_ROWS_IMPL_H_
 
 #include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/decode.h"
 #include "kernels/cpu/units_impl.h"
@@ -17,14 +18,20 @@ struct Quantised {};
 
 constexpr int kTogether = 4;  // rows of w that meet a few rows of x at once
 
+template <int kHalf, int... kIndex>
+inline Vec Swapped(Vec v, std::integer_sequence<int, kIndex...> /*lanes*/) {
+  return __builtin_shufflevector(v, v, (kIndex ^ kHalf)...);
+}
+
 // The sum of a vector's lanes, halves first.
+template <int kHalf = kLanes / 2>
 inline float SumOf(Vec v) {
-  float lanes[kLanes];
-  Store(lanes, v);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  const Vec sum = v + Swapped<kHalf>(v, std::make_integer_sequence<int, kLanes>());
+  if constexpr (kHalf > 1) {
+    return SumOf<kHalf / 2>(sum);
+  } else {
+    return sum[0];
   }
-  return lanes[0];
 }
 
 // y[t + i][col + j] (+)= x[t + i] . w[j] for i < kX, j < kW; `w`: row j is at w + j * stride. kAhead: the kW rows
@@ -62,8 +69,26 @@ inline void Dots(const Product& p, int64_t t, const T* w, int64_t stride, int64_
 template <typename X, typename T, int kW, bool kAhead>
 void AllDots(const Product& p, const T* w, int64_t stride, int64_t col) {
   int64_t t = 0;
+  if constexpr (kLanes == 16) {  // twice the registers
+    for (; t + 4 <= p.x.rows; t += 4) Dots<X, T, 4, kW, kAhead>(p, t, w, stride, col);
+  }
   for (; t + 2 <= p.x.rows; t += 2) Dots<X, T, 2, kW, kAhead>(p, t, w, stride, col);
   if (t < p.x.rows) Dots<X, T, 1, kW, kAhead>(p, t, w, stride, col);
+}
+
+// Decoded values become what units are made of: bf16 in the first half of their memory, where those are pairs.
+template <typename U>
+auto Prepared(float* values, int64_t count) {
+  if constexpr (std::is_same_v<U, float>) {
+    return static_cast<const float*>(values);
+  } else {
+    auto* halves = reinterpret_cast<uint16_t*>(values);
+    constexpr int64_t kStep = kLanes * kPerUnit<U>;
+    int64_t i = 0;
+    for (; i + kStep <= count; i += kStep) Store(values + i / kPerUnit<U>, LoadUnits<U>(values + i));
+    for (; i < count; ++i) halves[i] = Narrow<uint16_t>(values[i]);
+    return static_cast<const uint16_t*>(halves);
+  }
 }
 
 // A rule that must not depend on how many rows x has.
@@ -79,9 +104,10 @@ void FewRowsColumns(const Product& p, int64_t begin, int64_t end, float* scratch
     if constexpr (std::is_same_v<T, Quantised>) {
       const int64_t rows = together ? kTogether : end - col;
       for (int64_t r = 0; r < rows; ++r) DecodeRow(p.w, ScaleBook(), col + r, 0, p.w.cols, scratch + r * p.w.cols);
-      if (together) AllDots<X, float, kTogether, false>(p, scratch, p.w.cols, col);
-      for (int64_t r = 0; !together && r < rows; ++r)
-        AllDots<X, float, 1, false>(p, scratch + r * p.w.cols, p.w.cols, col + r);
+      const auto* w = Prepared<UnitOf<X>>(scratch, rows * p.w.cols);
+      using W = std::remove_cvref_t<decltype(*w)>;
+      if (together) AllDots<X, W, kTogether, false>(p, w, p.w.cols, col);
+      for (int64_t r = 0; !together && r < rows; ++r) AllDots<X, W, 1, false>(p, w + r * p.w.cols, p.w.cols, col + r);
     } else if (together) {
       AllDots<X, T, kTogether, true>(p, Row<T>(p.w, col), p.w.stride, col);
     } else {
