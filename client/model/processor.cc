@@ -35,8 +35,8 @@ void TryProduct() {
 // Temporaries of LibTorch's ops stay with the process: handing their pages back after each op and clearing them again
 // costs a few percent of a step.
 void KeepFreedMemory() {
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);   // NOLINT(concurrency-mt-unsafe): one thread
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);  // NOLINT(concurrency-mt-unsafe): one thread
 }
 
 Bf16Gemm Probe() {

@@ -273,7 +273,8 @@ void GroupsOf(const Product& p, const float* packed, int64_t begin, int64_t end,
 template <typename F>
 void ByWeights(const Product& p, const F& work) {
   if (IsQuantised(p.w.type)) return work(Quantised());
-  p.w.type == Type::kF32 ? work(float()) : work(uint16_t());
+  if (p.w.type == Type::kF32) return work(float());
+  work(uint16_t());
 }
 
 template <typename X>

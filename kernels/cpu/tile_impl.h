@@ -70,9 +70,9 @@ inline void Multiply(const Meeting& m, const Place& place, Sums& sum) {
 
 inline void Scale(float factor, Sums& sum) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kTileRows; ++i) {
-    sum[i][0] *= factor;
-    sum[i][1] *= factor;
+  for (auto& row : sum) {
+    row[0] *= factor;
+    row[1] *= factor;
   }
 }
 
