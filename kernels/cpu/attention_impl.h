@@ -206,11 +206,11 @@ void RoundRows(int64_t rows, int64_t keys, float* data, int64_t stride) {
 
 // out[i][j] = the pair of (data[2 i][j], data[2 i + 1][j]); `rows` of data exist.
 void PairRows(int64_t rows, int64_t keys, const float* data, int64_t stride, float* out) {
+  const float none[kLanes] = {};
   for (int64_t i = 0; i < rows; i += 2, out += stride) {
     const float* row = data + i * stride;
     for (int64_t j = 0; j < keys; j += kLanes) {
-      const Vec next = i + 1 < rows ? Load(row + stride + j) : Vec();
-      Store(out + j, reinterpret_cast<Vec>(RoundedBits(Load(row + j)) >> 16 | (RoundedBits(next) & 0xFFFF0000)));
+      Store(out + j, LoadColumns<Pair, float>(row + j, i + 1 < rows ? row + stride + j : none));
     }
   }
 }

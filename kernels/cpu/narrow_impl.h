@@ -113,7 +113,7 @@ void TallTile(const Product& p, const float* packed, int64_t t, float* scratch) 
     for (int half = 0; half < 2; ++half) {
       Sums sum = {};
 #pragma GCC unroll 16
-      for (int i = 0; i < kTileRows; ++i) sum[i][0] = tall[half * kTileRows + i];
+      for (int i = 0; i < kTileRows; ++i) sum[i][0] = tall[half * kTileRows + i][0];
       PutBlock<X>(p, all, t + half * kTileRows, 0, first, scratch + half * kTileRows * kPanel, sum);
     }
   }
@@ -128,7 +128,7 @@ void NarrowRows(const Product& p, const float* packed, int64_t begin, int64_t en
   const int64_t last = Least(end * kTileRows, p.x.rows);
   int64_t t = begin * kTileRows;
   if (p.y.cols <= kLanes && Lies<X>(p)) {
-    for (; t + kTallRows <= last; t += kTallRows) TallTile<X>(p, packed, t, scratch);
+    for (; t + 2 * kTileRows <= last; t += 2 * kTileRows) TallTile<X>(p, packed, t, scratch);
   }
   for (; t < last; t += kTileRows) NarrowTile<X>(p, packed, t, scratch);
 }

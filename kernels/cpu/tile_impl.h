@@ -49,21 +49,23 @@ struct ColumnsOf {
 };
 
 using Sums = Vec[kTileRows][2];
+using TallSums = Vec[2 * kTileRows][1];  // twice the rows against the first half of the panel
 
 // sum += a b.
-template <typename U, typename Place>
-inline void Multiply(const Meeting& m, const Place& place, Sums& sum) {
+template <typename U, typename Place, int kRows, int kVectors>
+inline void Multiply(const Meeting& m, const Place& place, Vec (&sum)[kRows][kVectors]) {
   const char* a = static_cast<const char*>(m.a);
   const float* b = m.b;
 #pragma GCC unroll 4
   for (int64_t p = 0; p < m.depth; ++p, a += place.Step(), b += kPanel) {
-    const Vec b0 = Load(b);
-    const Vec b1 = Load(b + kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kTileRows; ++i) {
+    Vec columns[kVectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) columns[j] = Load(b + j * kLanes);
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) {
       const U x = ReadUnit<U>(a + i * place.Row());
-      sum[i][0] = MultiplyAdd(x, b0, sum[i][0]);
-      sum[i][1] = MultiplyAdd(x, b1, sum[i][1]);
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = MultiplyAdd(x, columns[j], sum[i][j]);
     }
   }
 }
@@ -73,21 +75,6 @@ inline void Scale(float factor, Sums& sum) {
   for (auto& row : sum) {
     row[0] *= factor;
     row[1] *= factor;
-  }
-}
-
-// Twice the rows against the first half of the panel.
-inline constexpr int kTallRows = 2 * kTileRows;
-using TallSums = Vec[kTallRows];
-template <typename U, typename Place>
-inline void Multiply(const Meeting& m, const Place& place, TallSums& sum) {
-  const char* a = static_cast<const char*>(m.a);
-  const float* b = m.b;
-#pragma GCC unroll 4
-  for (int64_t p = 0; p < m.depth; ++p, a += place.Step(), b += kPanel) {
-    const Vec b0 = Load(b);
-#pragma GCC unroll 32
-    for (int i = 0; i < kTallRows; ++i) sum[i] = MultiplyAdd(ReadUnit<U>(a + i * place.Row()), b0, sum[i]);
   }
 }
 

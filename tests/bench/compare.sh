@@ -75,7 +75,7 @@ for ((i = 0; i < repeats; ++i)); do
       bf16) one bf16 bf16 1 ;;
       bf16x4) one bf16x4 bf16 4 ;;
       gsm8k | gsm8k-bf16)
-        [ -n "$gsm8k" ] || { echo "compare.sh: the case gsm8k needs --gsm8k FILE" >&2; exit 2; }
+        [ -n "$gsm8k" ] || { echo "compare.sh: the case $case needs --gsm8k FILE" >&2; exit 2; }
         [ -f "$out/gsm8k.jsonl" ] || rows
         if [ "$case" = gsm8k ]; then one "$case" fp32 8; else one "$case" bf16 8; fi
         ;;
