@@ -7,8 +7,9 @@ if ! command -v nvcc >/dev/null; then echo "cuda: SKIPPED: no nvcc on PATH, so t
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 log=build/cuda.log
 if ! { cmake -S . -B build/cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DSTRATA_CUDA=ON &&
-       ninja -C build/cuda link_test_strata_client_train kernels_adamw_cuda_test kernels_factor_gradients_cuda_test \
-         kernels_row_ops_cuda_test client_train_cuda_step_test; } > "$log" 2>&1; then
+       ninja -C build/cuda link_test_strata_client_train kernels_adamw_cuda_test kernels_attention_cuda_test \
+         kernels_decode_cuda_test kernels_dropout_cuda_test kernels_factor_gradients_cuda_test kernels_row_ops_cuda_test \
+         client_train_cuda_step_test client_train_cuda_trainer_test; } > "$log" 2>&1; then
   tail -n 40 "$log"
   exit 1
 fi

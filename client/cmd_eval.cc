@@ -164,7 +164,8 @@ absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& cand
                       const config::Precision& precision, Interruptible& session) {
   runtime::Runtime runtime = session.runtime();
   train::ModelCache models(runtime.files, flags.threads);
-  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded, models.Get(flags.model, precision, flags.device));
+  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
+                          models.Get(flags.model, precision, {.device = flags.device}));
   STRATA_ASSIGN_OR_RETURN(const Inputs inputs, ReadInputs(flags, runtime.files, models, *loaded));
   const auto keep_going = [&] { return !session.stopped(); };
   model::Transformer& model = *loaded->transformer;
@@ -228,9 +229,10 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
       ->check(CLI::PositiveNumber);
   command->add_option("--on-bad-row", flags->on_bad_row, "stop (default) or skip")
       ->check(CLI::IsMember({"stop", "skip"}));
-  command->add_option("--dtype", flags->dtype, "fp32 (default) or bf16")->check(CLI::IsMember({"fp32", "bf16"}));
-  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, int8 or nf4 (default: as --dtype)")
-      ->check(CLI::IsMember({"fp32", "bf16", "int8", "nf4"}));
+  command->add_option("--dtype", flags->dtype, "fp32 (default), bf16, or fp16 on CUDA")
+      ->check(CLI::IsMember(config::kComputeDTypeWords));
+  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, fp16, int8 or nf4 (default: as --dtype)")
+      ->check(CLI::IsMember(config::kBaseDTypeWords));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
       ->check(CLI::PositiveNumber);

@@ -177,9 +177,10 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--chat-template", flags->chat_template,
                       "Instead of the model's: a file of Jinja, or a built-in one (" + data::BuiltinList() + ")");
   AddTextOptions(*command, *flags);
-  command->add_option("--dtype", flags->dtype, "fp32 (default) or bf16")->check(CLI::IsMember({"fp32", "bf16"}));
-  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, int8 or nf4 (default: as --dtype)")
-      ->check(CLI::IsMember({"fp32", "bf16", "int8", "nf4"}));
+  command->add_option("--dtype", flags->dtype, "fp32 (default), bf16, or fp16 on CUDA")
+      ->check(CLI::IsMember(config::kComputeDTypeWords));
+  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, fp16, int8 or nf4 (default: as --dtype)")
+      ->check(CLI::IsMember(config::kBaseDTypeWords));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
       ->check(CLI::PositiveNumber);

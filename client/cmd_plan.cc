@@ -26,6 +26,7 @@ struct PlanFlags {
 absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, runtime::FileSystem& files) {
   STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(files, flags.model));
   train::PlannedRun run{.options = options, .targets = {}};
+  run.options.device = train::DeviceOf(options.device);
   STRATA_ASSIGN_OR_RETURN(run.targets, peft::PlanLora(options.adapter, model->LinearModules()));
   STRATA_ASSIGN_OR_RETURN(const train::StepShape shape, train::ChooseShape(*model, run));
   const train::MemoryNeeds needs = train::NeedsOf(*model, run, shape);
@@ -38,6 +39,7 @@ absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, r
                       {"tokens_per_step", tokens},
                       {"micro_batch_tokens", shape.micro_batch_tokens},
                       {"gradient_checkpointing", shape.recompute},
+                      {"host_layers", shape.host_layers},
                       {"base_dtype", config::BaseDTypeWord(run.options.precision().base)}}
                      .dump()
               << "\n";
@@ -49,10 +51,13 @@ absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, r
       "adapter           %.1f MiB, %u parameters in %u modules\n"
       "tokens a step     %u at most\n"
       "micro-batches     %u tokens, gradient_checkpointing %s\n"
-      "base_dtype        %s\n",
+      "base_dtype        %s\n%s",
       mib(needs.peak()), mib(needs.weights), mib(needs.adapter), mib(needs.activations), mib(needs.fixed),
       mib(parameters * sizeof(float)), parameters, run.targets.size(), tokens, shape.micro_batch_tokens,
-      shape.recompute ? "on" : "off", config::BaseDTypeWord(run.options.precision().base));
+      shape.recompute ? "on" : "off", config::BaseDTypeWord(run.options.precision().base),
+      shape.host_layers == 0 ? ""
+                             : absl::StrFormat("host_layers       %d, %.0f MiB of the host's memory\n",
+                                               shape.host_layers, mib(needs.host)));
   return absl::OkStatus();
 }
 

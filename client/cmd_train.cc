@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/command_runtime.h"
@@ -58,15 +59,30 @@ struct Outcome {
   bool misuse = false;
 };
 
+// A CUDA device for each of them, from the named one on; else they share the CPUs.
+std::string DeviceOfWorker(const std::string& device, int worker) {
+  if (!device.starts_with("cuda")) return "cpu";
+  const size_t colon = device.find(':');
+  int first = 0;
+  if (device != "cuda" && (colon == std::string::npos || !absl::SimpleAtoi(device.substr(colon + 1), &first)))
+    return device;
+  return Cat("cuda:", first + worker);
+}
+
+// Whether there is one for each: looked at before they are started, whose own errors would be lost.
+absl::Status CheckDevices(const TrainFlags& flags, const config::TrainOptions& options) {
+  if (flags.processes == 1 || flags.worker > 0 || options.device == "cpu") return absl::OkStatus();
+  STRATA_RETURN_IF_ERROR(model::ResolveDevice(DeviceOfWorker(options.device, flags.processes - 1)).status());
+  return model::HasCudaKernels() ? absl::OkStatus() : train::NoNccl();
+}
+
 absl::StatusOr<config::TrainOptions> ReadOptions(runtime::FileSystem& files, const TrainFlags& flags) {
   STRATA_ASSIGN_OR_RETURN(config::TrainOptions options, ReadTrainOptions(files, flags.config));
   if (!flags.device.empty()) options.device = flags.device;
   STRATA_RETURN_IF_ERROR(SetPrecision(flags.dtype, flags.base_dtype, options));
   if (flags.processes > 1) {
     if (flags.config == "-") return absl::InvalidArgumentError("--processes: name a file with --config, not -");
-    if (options.device.starts_with("cuda"))
-      return absl::InvalidArgumentError("--processes shares out work on CPUs; leave it out, or set device: cpu");
-    options.device = "cpu";
+    options.device = DeviceOfWorker(options.device, flags.worker);
   }
   if (flags.seed.has_value()) options.seed = *flags.seed;
   return options;
@@ -269,14 +285,17 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
                      const Standing& standing) {
   runtime::Runtime runtime = session.runtime();
   Reporter& reporter = *standing.reporter;
+  STRATA_RETURN_IF_ERROR(CheckDevices(flags, options));
   std::unique_ptr<TrainingProcesses> processes;
   if (flags.processes > 1) {
     STRATA_ASSIGN_OR_RETURN(processes, TrainingProcesses::Gather(runtime.files, flags.place(), flags.arguments));
   }
   train::ModelCache models(runtime.files, flags.threads_each());
-  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
-                          models.Get(flags.model, options.precision(), options.device));
+  STRATA_ASSIGN_OR_RETURN(
+      train::LoadedModel* const loaded,
+      models.Get(flags.model, options.precision(), {.device = options.device, .host_layers = plan.shape.host_layers}));
   model::Transformer& model = *loaded->transformer;
+  if (processes != nullptr) STRATA_RETURN_IF_ERROR(processes->MoveTo(model.device()));
   STRATA_ASSIGN_OR_RETURN(const data::Dataset rows,
                           models.ReadRows(*loaded, flags.data, train::RowPolicyOf(options, flags.scratch())));
   reporter.Data(rows);
@@ -318,9 +337,11 @@ absl::Status Train(const TrainFlags& flags, config::TrainOptions options, Interr
   misuse = PlanTargets(flags, options, model->LinearModules(), runtime.files, plan);
   STRATA_RETURN_IF_ERROR(misuse.status);
   train::PlannedRun planned{.options = options, .targets = plan.targets};
-  planned.options.max_memory /= static_cast<uint64_t>(flags.processes);
+  planned.options.device = train::DeviceOf(options.device);
+  if (planned.options.device == "cpu") planned.options.max_memory /= static_cast<uint64_t>(flags.processes);
   STRATA_ASSIGN_OR_RETURN(plan.shape, train::ChooseShape(*model, planned));
   options.base_dtype = planned.options.base_dtype;
+  options.host_layers = static_cast<uint32_t>(plan.shape.host_layers);
   if (flags.worker > 0) {
     STRATA_ASSIGN_OR_RETURN(const Standing standing, FindRunOfFirst(flags, runtime, reporter));
     return Execute(flags, options, session, std::move(plan), standing);
@@ -373,17 +394,17 @@ void AddTrainCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--init-adapter", flags->init_adapter,
                       "Start from this PEFT folder, with its ranks and scalings");
   command->add_option("--base-adapter", flags->base_adapters, "Frozen beneath the adapter; several add up");
-  command->add_option("--dtype", flags->dtype, "fp32 or bf16; before the configuration's")
-      ->check(CLI::IsMember({"fp32", "bf16"}));
-  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, int8 or nf4; before the configuration's")
-      ->check(CLI::IsMember({"fp32", "bf16", "int8", "nf4"}));
+  command->add_option("--dtype", flags->dtype, "fp32, bf16, or fp16 on CUDA; before the configuration's")
+      ->check(CLI::IsMember(config::kComputeDTypeWords));
+  command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, fp16, int8 or nf4; before the configuration's")
+      ->check(CLI::IsMember(config::kBaseDTypeWords));
   command->add_option("--device", flags->device, "auto, cpu or cuda:N; before the configuration's");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--processes", flags->processes,
-                   "Processes that share each step's rows, with a copy of the model each (default 1); --threads is for "
-                   "each of them")
+                   "Processes that share each step's rows, with a copy of the model each (default 1): with device cuda "
+                   "or cuda:N one on each CUDA device from there on, else on the CPUs; --threads is for each of them")
       ->check(CLI::Range(1, 64));
   command->add_option("--worker", flags->worker)->group("");  // what --processes starts
   command->add_option("--seed", flags->seed, "Before the configuration's");

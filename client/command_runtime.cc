@@ -68,14 +68,10 @@ absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files
   return config::ParseTrain(text, path == "-" ? "standard input" : path);
 }
 
-config::ComputeDType ParseDType(const std::string& word) {
-  return word == "bf16" ? config::ComputeDType::kBf16 : config::ComputeDType::kFp32;
-}
-
 absl::Status SetPrecision(const std::string& dtype, const std::string& base_dtype, config::TrainOptions& options) {
-  if (!dtype.empty()) options.dtype = ParseDType(dtype);
+  if (!dtype.empty()) options.dtype = config::ParseComputeDType(dtype);
   if (!base_dtype.empty()) options.base_dtype = config::ParseBaseDType(base_dtype);
-  const std::string fault = config::PrecisionFault(options.precision(), options.device.starts_with("cuda"));
+  const std::string fault = config::PrecisionFault(options.precision(), options.device != "cpu");
   return fault.empty() ? absl::OkStatus() : absl::InvalidArgumentError(fault);
 }
 

@@ -42,8 +42,6 @@ absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem&
 // train.yaml from a file, from standard input (-), or the defaults (no path). Faults: INVALID_ARGUMENT.
 absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files, const std::string& path);
 
-// "fp32" | "bf16"; anything else is for the flags' own check.
-config::ComputeDType ParseDType(const std::string& word);
 // Puts the words of --dtype and --base-dtype (empty: not given) over what `options` say. INVALID_ARGUMENT: the two
 // contradict each other or the device.
 absl::Status SetPrecision(const std::string& dtype, const std::string& base_dtype, config::TrainOptions& options);

@@ -45,6 +45,14 @@ absl::Status TrainingProcesses::Start(const std::vector<std::string>& arguments)
   return absl::OkStatus();
 }
 
+absl::Status TrainingProcesses::MoveTo(at::Device device) {
+  if (device.is_cpu()) return absl::OkStatus();
+  auto moved = train::MeetOnDevice(std::move(replicas_), device);
+  if (!moved.ok()) return Explain(moved.status());
+  replicas_ = *std::move(moved);
+  return absl::OkStatus();
+}
+
 void TrainingProcesses::End() {
   wanted_ = false;
   replicas_.reset();

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/train/gloo_replicas.h"
+#include "client/train/nccl_replicas.h"
 #include "common/runtime/file_system.h"
 #include "common/runtime/system_executor.h"
 
@@ -29,6 +30,8 @@ class TrainingProcesses {
   TrainingProcesses& operator=(const TrainingProcesses&) = delete;
 
   train::Replicas& replicas() { return *replicas_; }
+  // They sum up on their devices, this one on `device`; nothing for the CPU. Errors of train::MeetOnDevice.
+  absl::Status MoveTo(at::Device device);
   // `status`, of what they did together; where the others were lost, with how they ended. They all have ended then.
   absl::Status Explain(const absl::Status& status);
 

@@ -9,8 +9,8 @@
 
 namespace strata::kernels {
 
-// kInt8 and kNf4 are quantised weights, which only Product::w may be.
-enum class Type { kF32, kBF16, kInt8, kNf4 };
+// kF16 is for CUDA devices (cuda_ops.h). kInt8 and kNf4 are quantised weights, which only Product::w may be.
+enum class Type { kF32, kBF16, kF16, kInt8, kNf4 };
 constexpr bool IsQuantised(Type type) { return type == Type::kInt8 || type == Type::kNf4; }
 
 // Row-major matrix in somebody else's memory; `stride` counts elements between rows and is at least `cols`.

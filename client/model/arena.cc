@@ -3,6 +3,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <sys/mman.h>
+#ifdef STRATA_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#endif
 
 #include <algorithm>
 #include <cstdlib>
@@ -63,6 +66,9 @@ void Arena::Reset() {
   top_ = {};
   if (blocks_.size() < 2) return;
   blocks_.clear();  // before the new one is fetched
+#ifdef STRATA_CUDA
+  if (device_.is_cuda()) c10::cuda::CUDACachingAllocator::emptyCache();  // which would keep them, of no use to others
+#endif
   ++generation_;
   blocks_.push_back(AllocateBytes(most_taken_, device_));
 }

@@ -12,6 +12,12 @@
 #include "client/model/gemm.h"
 #include "client/model/ops.h"
 #include "kernels/ops.h"
+#ifdef STRATA_CUDA
+#include <ATen/cuda/CUDAContext.h>
+
+#include "client/model/cuda_launch.h"
+#include "kernels/cuda_ops.h"
+#endif
 
 namespace strata::model {
 namespace {
@@ -50,13 +56,15 @@ struct Span {
   }
 };
 
-// A document's queries in one span where only causality bounds them, else in spans that skip the keys before the
-// window.
+bool ThroughFlash(const AttentionShape& s, const at::Tensor& qkv) { return qkv.is_cpu() && s.softcap == 0; }
+
+// A document's queries in one span where a kernel takes them and only causality bounds them, else in spans that skip
+// the keys before the window.
 std::vector<Span> Spans(const AttentionShape& s, const Views& views) {
   const int64_t n = views.k.size(2);
   const int64_t first_query = views.first_query();
   const bool bounded = s.window > 0 && s.window < n;
-  if (!bounded && s.softcap == 0) return {{.first = first_query, .rows = n - first_query, .first_key = 0}};
+  if (!bounded && ThroughFlash(s, views.q)) return {{.first = first_query, .rows = n - first_query, .first_key = 0}};
   const int64_t step = bounded ? std::clamp(s.window, kFewestQueries, kMostQueries) : kMostQueries;
   std::vector<Span> spans;
   for (int64_t first = first_query; first < n; first += step) {
@@ -73,8 +81,6 @@ at::Tensor Mask(const AttentionShape& s, const Span& span, const at::TensorOptio
   if (s.window > 0) seen = seen.triu(offset - s.window + 1);
   return at::full(seen.sizes(), -INFINITY, options.dtype(at::kFloat)).masked_fill_(seen, 0);
 }
-
-bool ThroughKernels(const at::Tensor& qkv) { return TakesColumns(qkv.scalar_type(), qkv.device()); }
 
 kernels::AttentionShape KernelShape(const AttentionShape& s) {
   return {.heads = s.num_heads,
@@ -104,8 +110,6 @@ FlashOptions FlashOptionsOf(const AttentionShape& s, const Span& span, const at:
   if (span.keys() == span.rows && (s.window == 0 || s.window >= span.rows)) return {};
   return {.causal = false, .mask = Mask(s, span, options)};
 }
-
-bool ThroughFlash(const AttentionShape& s, const at::Tensor& qkv) { return qkv.is_cpu() && s.softcap == 0; }
 
 // The scores as they count before the mask, and the probabilities; fp32.
 struct Softmax {
@@ -260,18 +264,56 @@ void CudaFlashBackward(const AttentionShape& s, const Documents& documents, cons
   }
 }
 
+// Which code computes a batch's attention.
+enum class Route {
+  kProcessor,  // kernels/ops.h
+  kFlash,      // LibTorch's for CUDA
+  kDevice,     // kernels/cuda_ops.h
+  kComposed,   // document by document of LibTorch's other ops, its flash kernel for the CPU among them
+};
+
+Route RouteOf(const AttentionShape& s, at::ScalarType type, at::Device device) {
+  if (TakesColumns(type, device)) return Route::kProcessor;
+  if (!device.is_cuda()) return Route::kComposed;
+  bool flash = type != at::kFloat && s.softcap == 0 && s.head_dim % 8 == 0 && s.head_dim <= kMostFlashDim;
+#ifdef STRATA_CUDA
+  const bool recent = at::cuda::getDeviceProperties(device.index())->major >= 8;
+  flash = flash && recent;
+  const kernels::Rows qkv = {.type = TypeOf(type), .stride = s.width()};
+  if (!flash && (recent || type != at::kBFloat16) && kernels::cuda::TakesAttention(KernelShape(s), qkv))
+    return Route::kDevice;
+#endif
+  return flash ? Route::kFlash : Route::kComposed;
+}
+
+#ifdef STRATA_CUDA
+kernels::cuda::DeviceDocuments OnDevice(const Documents& documents) {
+  return {.starts = documents.on_device.const_data_ptr<int32_t>(),
+          .count = documents.on_device.size(0) - 1,
+          .longest = documents.longest};
+}
+#endif
+
 }  // namespace
 
 bool ReadsDocumentsOnDevice(const AttentionShape& shape, at::ScalarType type, at::Device device) {
-  return device.is_cuda() && type == at::kBFloat16 && shape.softcap == 0 && shape.head_dim % 8 == 0 &&
-         shape.head_dim <= kMostFlashDim;
+  const Route route = RouteOf(shape, type, device);
+  return route == Route::kFlash || route == Route::kDevice;
 }
 
 void Attention(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv, const at::Tensor& o,
                const at::Tensor& lse) {
   const std::vector<int32_t>& starts = documents.starts;
-  if (ReadsDocumentsOnDevice(shape, qkv.scalar_type(), qkv.device())) return CudaFlash(shape, documents, qkv, o, lse);
-  if (ThroughKernels(qkv)) {
+  const Route route = RouteOf(shape, qkv.scalar_type(), qkv.device());
+  if (route == Route::kFlash) return CudaFlash(shape, documents, qkv, o, lse);
+#ifdef STRATA_CUDA
+  if (route == Route::kDevice) {
+    return Launch(qkv, [&](void* stream) {
+      return kernels::cuda::Attention(KernelShape(shape), OnDevice(documents), RowsOf(qkv), ResultOf(o, lse), stream);
+    });
+  }
+#endif
+  if (route == Route::kProcessor) {
     const kernels::AttentionShape s = KernelShape(shape);
     const int threads = at::get_num_threads();
     void* workspace = Workspace(kernels::AttentionWorkspace(s, DocumentsOf(starts), /*backward=*/false, threads));
@@ -294,9 +336,20 @@ void AttentionOfLast(const AttentionShape& shape, const at::Tensor& q, const at:
 void AttentionBackward(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv,
                        const at::Tensor& o, const at::Tensor& lse, const at::Tensor& d_o, const at::Tensor& dqkv) {
   const std::vector<int32_t>& starts = documents.starts;
-  if (ReadsDocumentsOnDevice(shape, qkv.scalar_type(), qkv.device()))
-    return CudaFlashBackward(shape, documents, qkv, {o, lse}, d_o, dqkv);
-  if (ThroughKernels(qkv)) {
+  const Route route = RouteOf(shape, qkv.scalar_type(), qkv.device());
+  if (route == Route::kFlash) return CudaFlashBackward(shape, documents, qkv, {o, lse}, d_o, dqkv);
+#ifdef STRATA_CUDA
+  if (route == Route::kDevice) {
+    const at::Tensor delta = at::empty(lse.sizes(), lse.options());
+    return Launch(qkv, [&](void* stream) {
+      return kernels::cuda::AttentionBackward(
+          KernelShape(shape), OnDevice(documents),
+          {.qkv = RowsOf(qkv), .forward = ResultOf(o, lse), .d_o = RowsOf(d_o), .dqkv = RowsOf(dqkv)},
+          delta.mutable_data_ptr<float>(), stream);
+    });
+  }
+#endif
+  if (route == Route::kProcessor) {
     const kernels::AttentionShape s = KernelShape(shape);
     const int threads = at::get_num_threads();
     void* workspace = Workspace(kernels::AttentionWorkspace(s, DocumentsOf(starts), /*backward=*/true, threads));

@@ -28,8 +28,7 @@ bool ReadsDocumentsOnDevice(const AttentionShape& shape, at::ScalarType type, at
 
 // qkv [tokens, width] holds the turned q heads, the turned k heads and the v heads of each token; o [tokens, num_heads
 // * head_dim]. Softmax in fp32. lse fp32 [num_heads, tokens] is what
-// Backward needs of the softmax. On the CPU memory grows with a document's length, not with its
-// square; on a CUDA device too for bf16 without a cap of scores.
+// Backward needs of the softmax. Memory grows with a document's length, not with its square.
 void Attention(const AttentionShape& shape, const Documents& documents, const at::Tensor& qkv, const at::Tensor& o,
                const at::Tensor& lse);
 // Of one document's last tokens alone: q [n, num_heads * head_dim], o like it, lse [num_heads, n]; k and v [m,

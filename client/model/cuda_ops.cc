@@ -31,11 +31,8 @@ class Ops final : public RowOps {
   }
   void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
             bool inverse) const override {
-    if (2 * cos.size(1) != head_dim) return ComposedOps().Rope(x, heads, head_dim, cos, sin, inverse);
-    Launch(x, [&](void* stream) {
-      return cuda::Rope(RowsOf(x), heads, head_dim, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), inverse,
-                        stream);
-    });
+    const kernels::Turns turns = {cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), cos.size(1)};
+    Launch(x, [&](void* stream) { return cuda::Rope(RowsOf(x), heads, head_dim, turns, inverse, stream); });
   }
   void Activate(kernels::Unit unit, const at::Tensor& in, const at::Tensor& out) const override {
     Launch(out, [&](void* stream) { return cuda::Activate(unit, RowsOf(in), RowsOf(out), stream); });

@@ -1,3 +1,5 @@
+#include "client/model/device.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <dlfcn.h>
@@ -6,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "client/model/torch_guard.h"
-#include "client/model/transformer.h"
 
 namespace strata::model {
 namespace {
@@ -77,6 +78,14 @@ absl::StatusOr<at::Device> Cuda(int index) {
 }
 
 }  // namespace
+
+bool HasCudaKernels() {
+#ifdef STRATA_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
 
 absl::StatusOr<at::Device> ResolveDevice(const std::string& device) {
   if (device.empty() || device == "cpu") return at::Device(at::kCPU);

@@ -58,7 +58,9 @@ void Magnitude::Refresh(const at::Tensor& products) {
   const at::Tensor a = factors_.a.to(at::kDouble);
   const at::Tensor b = factors_.b.to(at::kDouble) * factors_.scaling;
   const at::Tensor added = at::mm(b, at::mm(a, a.t())).add_(products.t(), 2);
-  norms_ = (squares_ + (b * added).sum(1)).clamp_min_(0).sqrt_().to(at::kFloat);
+  const at::Tensor norms = (squares_ + (b * added).sum(1)).clamp_min_(0).sqrt_();
+  if (!norms_.defined()) norms_ = at::empty_like(gain_);
+  norms_.copy_(norms);
   gain_.copy_(Over(factors_.magnitude, norms_, 1));
 }
 

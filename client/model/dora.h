@@ -51,7 +51,7 @@ class Magnitude {
  private:
   SideFactors factors_;
   at::Tensor squares_;  // fp64: ||w||^2
-  at::Tensor norms_;    // fp32: ||w + s B A||
+  at::Tensor norms_;    // fp32: ||w + s B A||, in one place for good, as gain_: recorded steps read both
   at::Tensor gain_;
 };
 

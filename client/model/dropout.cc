@@ -4,6 +4,11 @@
 #include <ATen/Parallel.h>
 
 #include "common/runtime/random.h"
+#ifdef STRATA_CUDA
+#include "client/model/cuda_launch.h"
+#include "client/model/ops.h"
+#include "kernels/cuda_ops.h"
+#endif
 
 namespace strata::model {
 namespace {
@@ -27,8 +32,23 @@ at::Tensor Mask(int64_t rows, int64_t cols, uint64_t key, double probability) {
 
 }  // namespace
 
-void ApplyDropout(const at::Tensor& x, const at::Tensor& out, uint64_t key, double probability) {
-  out.copy_(x * Mask(x.size(0), x.size(1), key, probability).to(x.device()));
+DropoutKey DropoutKey::Of(uint64_t n) const {
+  constexpr uint64_t kStep = 0x9E3779B97F4A7C15ULL;
+  DropoutKey part = *this;
+  part.key = key * kStep + n;
+  part.factor = factor * kStep;
+  part.addend = addend * kStep + n;
+  return part;
+}
+
+void ApplyDropout(const at::Tensor& x, const at::Tensor& out, const DropoutKey& key) {
+#ifdef STRATA_CUDA
+  if (key.base != nullptr) {
+    const kernels::cuda::DropoutMask mask = {key.base, key.factor, key.addend, key.probability};
+    return Launch(x, [&](void* stream) { return kernels::cuda::Dropout(RowsOf(x), mask, RowsOf(out), stream); });
+  }
+#endif
+  out.copy_(x * Mask(x.size(0), x.size(1), key.key, key.probability).to(x.device()));
 }
 
 }  // namespace strata::model

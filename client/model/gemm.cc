@@ -24,6 +24,9 @@ namespace {
 
 thread_local bool few_rows = false;
 
+// Rows or columns of a tile come in multiples of so many: pieces stay aligned, and blocks of quantised values whole.
+[[maybe_unused]] constexpr int64_t kDecodedStep = 64;
+
 void Multiply(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, bool accumulate) {
   at::Tensor out = y;
   if (accumulate) {
@@ -36,23 +39,6 @@ void Multiply(const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, boo
 void Run(const kernels::Product& product) {
   const int threads = at::get_num_threads();
   kernels::MatMul(product, Workspace(kernels::MatMulWorkspace(product, threads)), threads);
-}
-
-void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_rows, bool accumulate) {
-  if (!TakesColumns(x.scalar_type(), x.device())) {
-    Multiply(y, x, by_rows ? w.matrix.t() : w.matrix, accumulate);
-  } else if (x.size(0) > 0) {
-    Run({.x = RowsOf(x),
-         .w = w.rows,
-         .y = RowsOf(y),
-         .added = w.added.data(),
-         .num_added = static_cast<int64_t>(w.added.size()),
-         .beside = w.beside.data(),
-         .num_beside = static_cast<int64_t>(w.beside.size()),
-         .by_rows = by_rows,
-         .accumulate = accumulate,
-         .few_rows = few_rows});
-  }
 }
 
 kernels::FactorGradient GradientOf(const FactorProduct& p) {
@@ -78,22 +64,47 @@ void AccumulateOnProcessor(std::span<const FactorProduct> products) {
 #ifdef STRATA_CUDA
 namespace cuda = kernels::cuda;
 
-// Zero at first; steps follow one another on a device's current stream.
-void* FactorWorkspace(at::Device device) {
-  static std::map<c10::DeviceIndex, at::Tensor> buffers;
+// Memory of a device that its steps share, zero at first; they follow one another on its current stream. One place for
+// good: recorded steps remember it.
+void* SharedMemory(at::Device device, int64_t bytes, std::map<c10::DeviceIndex, at::Tensor>& buffers) {
   static absl::Mutex mutex;
   const absl::MutexLock lock(&mutex);
   at::Tensor& buffer = buffers[device.index()];
-  if (!buffer.defined()) {
-    buffer = at::zeros({cuda::kFactorWorkspace}, at::TensorOptions().dtype(at::kByte).device(device));
-  }
+  if (!buffer.defined()) buffer = at::zeros({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
   return buffer.mutable_data_ptr();
+}
+
+// The product with a weight of another type than x's, which is decoded tile by tile: rows of w where these make columns
+// of y, columns of w where they are summed over, so that no sum is cut.
+void MultiplyDecoded(const at::Tensor& y, const at::Tensor& x, const kernels::Rows& w, bool by_rows, bool accumulate) {
+  static std::map<c10::DeviceIndex, at::Tensor> buffers;
+  void* memory = SharedMemory(x.device(), kDecodedBytes, buffers);
+  const int64_t inner = by_rows ? w.cols : w.rows, outer = by_rows ? w.rows : w.cols;
+  const auto size = static_cast<int64_t>(x.element_size());
+  const int64_t fitting = std::max<int64_t>(kDecodedBytes / size / inner, 1);
+  const int64_t step = fitting < kDecodedStep ? fitting : fitting / kDecodedStep * kDecodedStep;
+  for (int64_t first = 0; first < outer; first += step) {
+    const int64_t count = std::min(step, outer - first);
+    const std::array<int64_t, 2> shape = {by_rows ? count : inner, by_rows ? inner : count};
+    const at::Tensor tile = at::for_blob(memory, shape).options(x.options()).target_device(x.device()).make_tensor();
+    Launch(x, [&](void* stream) {
+      return cuda::Decode(w, by_rows ? first : 0, by_rows ? 0 : first, RowsOf(tile), stream);
+    });
+    Multiply(y.narrow(1, first, count), x, by_rows ? tile.t() : tile, accumulate);
+  }
+}
+
+void* FactorWorkspace(at::Device device) {
+  static std::map<c10::DeviceIndex, at::Tensor> buffers;
+  return SharedMemory(device, cuda::kFactorWorkspace, buffers);
 }
 
 // Takes as many as one launch does, if the kernel can; returns how many.
 size_t AccumulateSome(std::span<const FactorProduct> products) {
   const at::Device device = products[0].a.device();
-  if (!device.is_cuda() || at::cuda::getDeviceProperties(device.index())->major < 8) return 0;
+  if (!device.is_cuda()) return 0;
+  const int needed = products[0].a.scalar_type() == at::kHalf ? 7 : 8;
+  if (at::cuda::getDeviceProperties(device.index())->major < needed) return 0;
   std::array<kernels::FactorGradient, cuda::kMostFactorTasks> tasks;
   size_t count = 0;
   while (count < tasks.size() && count < products.size()) {
@@ -108,6 +119,27 @@ size_t AccumulateSome(std::span<const FactorProduct> products) {
   return count;
 }
 #endif
+
+void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_rows, bool accumulate) {
+  if (!TakesColumns(x.scalar_type(), x.device())) {
+#ifdef STRATA_CUDA
+    if (x.is_cuda() && w.rows.type != TypeOf(x.scalar_type()))
+      return MultiplyDecoded(y, x, w.rows, by_rows, accumulate);
+#endif
+    Multiply(y, x, by_rows ? w.matrix.t() : w.matrix, accumulate);
+  } else if (x.size(0) > 0) {
+    Run({.x = RowsOf(x),
+         .w = w.rows,
+         .y = RowsOf(y),
+         .added = w.added.data(),
+         .num_added = static_cast<int64_t>(w.added.size()),
+         .beside = w.beside.data(),
+         .num_beside = static_cast<int64_t>(w.beside.size()),
+         .by_rows = by_rows,
+         .accumulate = accumulate,
+         .few_rows = few_rows});
+  }
+}
 
 }  // namespace
 

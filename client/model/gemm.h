@@ -1,6 +1,7 @@
 // Matrix products of the step. On the CPU fp32 activations, and bf16 ones where the processor multiplies them
 // (processor.h), go through our own kernel, which reads weights of any type as they lie and, in fp32, adds low-rank
-// factors to them on the way (kernels/ops.h, Product). Gradients of factors on a CUDA device: ours too
+// factors to them on the way (kernels/ops.h, Product). On a CUDA device weights of another type than the activations
+// are decoded tile by tile before ATen multiplies, and the gradients of factors are a kernel of ours
 // (kernels/cuda_ops.h). Everything else: ATen.
 #ifndef STRATA_CLIENT_MODEL_GEMM_H_
 #define STRATA_CLIENT_MODEL_GEMM_H_
@@ -14,10 +15,14 @@
 
 namespace strata::model {
 
+// Bytes on a CUDA device for tiles of weights of another type than activations, once one was met.
+inline constexpr int64_t kDecodedBytes = int64_t{64} << 20;
+
 // The right operand: a matrix, factors that are added to it while it is read, and what stands beside both operands.
 struct Operand {
   Operand(const at::Tensor& m);  // NOLINT(google-explicit-constructor): mostly a bare matrix
-  // Quantised, or with what stands beside, only where TakesColumns; with factors where FoldsFactors. `m` is borrowed.
+  // Quantised only where TakesColumns or on a CUDA device, in a build with STRATA_CUDA; with what stands beside only
+  // where TakesColumns, with factors where FoldsFactors. `m` is borrowed.
   Operand(const HeldMatrix& m, std::span<const kernels::LowRank> a, std::span<const kernels::Beside> b = {})
       : matrix(m.tensor()), rows(m.View()), added(a), beside(b) {}
 
@@ -52,8 +57,8 @@ struct FactorProduct {
   double scale = 1;
 };
 
-// Matrices are two-dimensional views with unit stride along a row, fp32 or bf16, accumulated in fp32; all of one type,
-// unless TakesColumns. y (+)= x w^T. x [t, k], w [n, k], y [t, n].
+// Matrices are two-dimensional views with unit stride along a row, fp32, bf16 or fp16, accumulated in fp32; w of any
+// type where it may be quantised, else all of one type. y (+)= x w^T. x [t, k], w [n, k], y [t, n].
 void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);
 // y (+)= x w. x [t, n], w [n, k], y [t, k].
 void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);

@@ -3,6 +3,10 @@
 #include <ATen/ATen.h>
 
 #include "client/model/ops.h"
+#ifdef STRATA_CUDA
+#include "client/model/cuda_launch.h"
+#include "kernels/cuda_ops.h"
+#endif
 
 namespace strata::model {
 
@@ -39,7 +43,13 @@ HeldMatrix HeldMatrix::Narrow(int64_t first, int64_t count) const {
 
 at::Tensor HeldMatrix::Widened(int64_t first, int64_t count) const {
   if (!quantised()) return memory_.narrow(0, first, count).to(at::kFloat);
-  at::Tensor out = at::empty({count, cols_}, at::kFloat);
+  at::Tensor out = at::empty({count, cols_}, at::TensorOptions().dtype(at::kFloat).device(device()));
+#ifdef STRATA_CUDA
+  if (out.is_cuda()) {
+    Launch(out, [&](void* stream) { return kernels::cuda::Decode(View(), first, 0, RowsOf(out), stream); });
+    return out;
+  }
+#endif
   kernels::Decode(View(), first, count, out.mutable_data_ptr<float>());
   return out;
 }

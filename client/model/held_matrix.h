@@ -1,4 +1,4 @@
-// A frozen matrix as memory holds it: fp32, bf16, int8 or NF4.
+// A frozen matrix as memory holds it: fp32, bf16, fp16, int8 or NF4.
 #ifndef STRATA_CLIENT_MODEL_HELD_MATRIX_H_
 #define STRATA_CLIENT_MODEL_HELD_MATRIX_H_
 
@@ -16,10 +16,10 @@ namespace strata::model {
 class HeldMatrix {
  public:
   HeldMatrix() = default;
-  // fp32 or bf16 [rows, cols], with unit stride along a row.
+  // fp32, bf16 or fp16 [rows, cols], with unit stride along a row.
   HeldMatrix(at::Tensor matrix)  // NOLINT(google-explicit-constructor): a tensor is a matrix
       : memory_(std::move(matrix)), rows_(memory_.size(0)), cols_(memory_.size(1)) {}
-  // int8 [rows, cols] and fp32 [rows], contiguous on the CPU.
+  // int8 [rows, cols] and fp32 [rows], contiguous.
   HeldMatrix(at::Tensor codes, at::Tensor scales) : HeldMatrix(std::move(codes)) { scales_ = std::move(scales); }
   // NF4 matrices of `cols` columns below one another; `memory` holds what they look into.
   HeldMatrix(at::Tensor memory, std::vector<kernels::Nf4> parts, int64_t cols);
@@ -35,7 +35,7 @@ class HeldMatrix {
   kernels::Rows View() const;
   // Rows [first, first + count). REQUIRES: whole matrices in NF4.
   HeldMatrix Narrow(int64_t first, int64_t count) const;
-  // A copy of rows [first, first + count) in fp32.
+  // A copy of rows [first, first + count) in fp32. REQUIRES: of a quantised one on a CUDA device, STRATA_CUDA.
   at::Tensor Widened(int64_t first, int64_t count) const;
 
  private:

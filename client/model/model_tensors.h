@@ -22,8 +22,8 @@ struct ExpectedTensor {
 // All tensors of the model, in no particular order; lm_head.weight only when it is not tied.
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config);
 
-// What it takes of memory: linear modules as precision.base says; other matrices in its type, or in bf16 where that is
-// quantised; vectors in fp32.
+// What it takes of memory: linear modules as precision.base says; other matrices in its type, or in bf16 (fp16 beside
+// fp16) where that is quantised; vectors in fp32.
 uint64_t HeldBytes(const ExpectedTensor& tensor, const config::Precision& precision);
 
 // The linear modules of each layer, then lm_head when it is not tied.

@@ -20,9 +20,22 @@ const RowOps& OpsFor(const at::Tensor& t) {
 
 }  // namespace
 
+kernels::Type TypeOf(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return kernels::Type::kF32;
+    case at::kHalf:
+      return kernels::Type::kF16;
+    case at::kChar:
+      return kernels::Type::kInt8;
+    default:
+      return kernels::Type::kBF16;
+  }
+}
+
 kernels::Rows RowsOf(const at::Tensor& matrix) {
   return {.data = matrix.data_ptr(),
-          .type = matrix.scalar_type() == at::kFloat ? kernels::Type::kF32 : kernels::Type::kBF16,
+          .type = TypeOf(matrix.scalar_type()),
           .rows = matrix.size(0),
           .cols = matrix.size(1),
           .stride = matrix.stride(0)};

@@ -1,6 +1,6 @@
 // Fused row operations on tensors: strata::kernels on the CPU and, in a build with STRATA_CUDA, on its devices;
 // compositions of LibTorch's own ops elsewhere (row_ops.h). Formulas as in kernels/ops.h. Matrices are two-dimensional
-// with unit stride along a row, fp32 or bf16; weights, biases, tables and rstd are fp32.
+// with unit stride along a row, fp32 or bf16 (or fp16, not on the CPU); weights, biases, tables and rstd are fp32.
 #ifndef STRATA_CLIENT_MODEL_OPS_H_
 #define STRATA_CLIENT_MODEL_OPS_H_
 
@@ -10,6 +10,7 @@
 
 namespace strata::model {
 
+kernels::Type TypeOf(at::ScalarType type);
 kernels::Rows RowsOf(const at::Tensor& matrix);
 
 // Tests compare the two routes on the CPU: true sends CPU tensors through the compositions too.

@@ -67,9 +67,7 @@ bool Pass::NeedsInputGradient(size_t layer, int group) const {
 }
 
 DropoutKey Pass::Dropout(size_t layer, int group) const {
-  DropoutKey key = c_.dropout;
-  key.key = key.key * 0x9E3779B97F4A7C15ULL + layer * kNumGroups + static_cast<size_t>(group);
-  return key;
+  return c_.dropout.Of(layer * kNumGroups + static_cast<size_t>(group));
 }
 
 // The bias comes last: magnitudes do not scale it.
@@ -140,6 +138,7 @@ void Pass::ForwardAttention(size_t index, const Saved& s, const at::Tensor& h) {
 
 // Saved tensors are taken from the arena before the scope of the layer's temporaries opens.
 void Pass::ForwardLayer(size_t index, Keep keep) {
+  c_.weights.Use(index);
   const at::Tensor x = keep == Keep::kNothing ? x_ : Take(c_.config.hidden_size);
   const Arena::Mark input_end = c_.arena.mark();
   const bool all = keep == Keep::kAll;
@@ -249,6 +248,7 @@ at::Tensor Pass::OutputGradient(const Norm& norm, const Normed& saved) {
 }
 
 bool Pass::BackwardMlp(size_t index) {
+  c_.weights.Use(index);
   ArenaScope scope(c_.arena);
   const Saved& s = saved_[index];
   const Norm& norm = NormOf(index, kMlpNorm);

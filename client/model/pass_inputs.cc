@@ -45,17 +45,17 @@ const Turns& TurnTables::Get(const ModelConfig& config, size_t which, int64_t po
   return table;
 }
 
-PassInputs::PassInputs(const data::PackedBatch& batch, double scale, const ModelConfig& config, at::Device device,
+PassInputs::PassInputs(const data::PackedBatch& batch, const Step& step, const ModelConfig& config, at::Device device,
                        TurnTables& tables, const Room& room)
     : tokens_(static_cast<int64_t>(batch.ids.size())), loss_rows_(room.loss_rows), documents_{batch.starts, {}, 0} {
   const auto supervised = std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t t) { return t >= 0; });
   loss_rows_ = std::max<int64_t>(loss_rows_, supervised);
-  const std::array<int64_t, kNumParts> sizes = {tokens_,    tokens_,    static_cast<int64_t>(batch.starts.size()) + 1,
-                                                loss_rows_, loss_rows_, 1};
+  const auto starts = static_cast<int64_t>(batch.starts.size()) + 1;
+  const std::array<int64_t, kNumParts> sizes = {2, tokens_, tokens_, starts, loss_rows_, loss_rows_, 1};
   std::partial_sum(sizes.begin(), sizes.end(), first_.begin() + 1);
   host_ = at::empty({first_.back()}, at::kInt);
   buffer_ = device.is_cpu() ? host_ : at::empty({first_.back()}, host_.options().device(device));
-  Lay(batch, scale);
+  Lay(batch, step);
   documents_.longest = std::max(Longest(batch.starts), room.longest);
   if (!device.is_cpu()) documents_.on_device = Part(kStarts);
   if (config.learned_positions) return;
@@ -72,10 +72,10 @@ PassInputs::PassInputs(const data::PackedBatch& batch, double scale, const Model
   }
 }
 
-void PassInputs::Refill(const data::PackedBatch& batch, double scale) { Lay(batch, scale); }
+void PassInputs::Refill(const data::PackedBatch& batch, const Step& step) { Lay(batch, step); }
 
-void PassInputs::Lay(const data::PackedBatch& batch, double scale) {
-  scale_ = scale;
+void PassInputs::Lay(const data::PackedBatch& batch, const Step& step) {
+  step_ = step;
   auto* out = host_.mutable_data_ptr<int32_t>();
   std::copy(batch.ids.begin(), batch.ids.end(), out + first_[kIds]);
   std::copy(batch.positions.begin(), batch.positions.end(), out + first_[kPositions]);
@@ -89,13 +89,18 @@ void PassInputs::Lay(const data::PackedBatch& batch, double scale) {
     out[first_[kTargets] + next] = batch.targets[t];
     ++next;
   }
-  const auto narrow = static_cast<float>(scale);
+  const auto narrow = static_cast<float>(step.scale);
   std::memcpy(out + first_[kScale], &narrow, sizeof narrow);
+  std::memcpy(out + first_[kKey], &step.dropout_key, sizeof step.dropout_key);
   if (!buffer_.is_cpu()) buffer_.copy_(host_);
 }
 
 at::Tensor PassInputs::Part(size_t part) const {
   return buffer_.narrow(0, first_[part], first_[part + 1] - first_[part]);
+}
+
+const uint64_t* PassInputs::device_dropout_key() const {
+  return buffer_.is_cuda() ? static_cast<const uint64_t*>(Part(kKey).const_data_ptr()) : nullptr;
 }
 
 at::Tensor PassInputs::device_scale() const { return buffer_.is_cuda() ? Part(kScale).view(at::kFloat) : at::Tensor(); }

@@ -39,12 +39,17 @@ class PassInputs {
   struct Room {
     int64_t loss_rows = 0, longest = 0;
   };
-  // `scale`: of the gradient. Borrows `batch`'s starts.
-  PassInputs(const data::PackedBatch& batch, double scale, const ModelConfig& config, at::Device device,
+  // What else a step brings: the gradient's scale, and the key of its dropout.
+  struct Step {
+    double scale = 1;
+    uint64_t dropout_key = 0;
+  };
+  // Borrows `batch`'s starts.
+  PassInputs(const data::PackedBatch& batch, const Step& step, const ModelConfig& config, at::Device device,
              TurnTables& tables, const Room& room);
   // Another batch in the same places. REQUIRES: a CUDA device; as many tokens, documents and, at most, supervised rows;
   // no document longer than documents().longest; positions inside the tables.
-  void Refill(const data::PackedBatch& batch, double scale);
+  void Refill(const data::PackedBatch& batch, const Step& step);
 
   int64_t tokens() const { return tokens_; }
   int64_t loss_rows() const { return loss_rows_; }
@@ -53,22 +58,23 @@ class PassInputs {
   at::Tensor positions() const { return Part(kPositions); }
   at::Tensor rows() const { return Part(kRows); }        // int32 [loss_rows], of the supervised tokens
   at::Tensor targets() const { return Part(kTargets); }  // int32 [loss_rows]
-  double scale() const { return scale_; }
-  at::Tensor device_scale() const;  // fp32 [1], what counts on a CUDA device; undefined elsewhere
+  double scale() const { return step_.scale; }
+  at::Tensor device_scale() const;             // fp32 [1], what counts on a CUDA device; undefined elsewhere
+  const uint64_t* device_dropout_key() const;  // what counts on a CUDA device; null elsewhere
   // Rows are tokens', or positions where by_position().
   const Turns& turns() const { return turns_[0]; }
   const Turns& window_turns() const { return turns_[1]; }
   bool by_position() const { return by_position_; }
 
  private:
-  enum { kIds, kPositions, kStarts, kRows, kTargets, kScale, kNumParts };
+  enum { kKey, kIds, kPositions, kStarts, kRows, kTargets, kScale, kNumParts };
   // LibTorch's deterministic backward of attention shares a device's processors out among documents times heads,
   // rounding up: with one document of 32 heads two waves of blocks, with an empty one more a single wave.
-  void Lay(const data::PackedBatch& batch, double scale);
+  void Lay(const data::PackedBatch& batch, const Step& step);
   at::Tensor Part(size_t part) const;
 
   int64_t tokens_ = 0, loss_rows_ = 0;
-  double scale_ = 1;
+  Step step_;
   std::array<int64_t, kNumParts + 1> first_ = {};  // in the buffers
   at::Tensor host_, buffer_;                       // int32; one tensor on the CPU
   Documents documents_;

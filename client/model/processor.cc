@@ -59,11 +59,12 @@ Bf16Gemm PrepareProcessor() {
   return answer;
 }
 
-bool ComputesInBf16(const config::Precision& precision, bool on_cuda) {
+at::ScalarType ActivationType(const config::Precision& precision, bool on_cuda) {
   const Bf16Gemm gemm = PrepareProcessor();
-  if (precision.compute != config::ComputeDType::kBf16) return false;
-  if (on_cuda) return true;
-  return gemm == Bf16Gemm::kKernels || (gemm == Bf16Gemm::kLibrary && !precision.quantised());
+  if (precision.compute == config::ComputeDType::kFp32) return at::kFloat;
+  if (precision.compute == config::ComputeDType::kFp16) return at::kHalf;
+  const bool fast = gemm == Bf16Gemm::kKernels || (gemm == Bf16Gemm::kLibrary && !precision.quantised());
+  return on_cuda || fast ? at::kBFloat16 : at::kFloat;
 }
 
 }  // namespace strata::model

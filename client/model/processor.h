@@ -2,6 +2,8 @@
 #ifndef STRATA_CLIENT_MODEL_PROCESSOR_H_
 #define STRATA_CLIENT_MODEL_PROCESSOR_H_
 
+#include <c10/core/ScalarType.h>
+
 #include "common/config/precision.h"
 
 namespace strata::model {
@@ -20,8 +22,9 @@ enum class Bf16Gemm {
 // so that it always takes the same path.
 Bf16Gemm PrepareProcessor();
 
-// Whether a pass has activations in bf16, else in fp32. Quantised weights are read by our own kernels alone.
-bool ComputesInBf16(const config::Precision& precision, bool on_cuda);
+// What a pass has its activations in: what is asked for; on a processor fp32 where bf16 products are not fast, or where
+// those that are read no quantised weights.
+at::ScalarType ActivationType(const config::Precision& precision, bool on_cuda);
 
 }  // namespace strata::model
 

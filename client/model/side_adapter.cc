@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "client/model/dropout.h"
 #include "client/model/gemm.h"
 #include "client/model/ops.h"
 
@@ -14,8 +13,8 @@ namespace {
 
 constexpr int64_t kRankStep = 8;  // 16 bytes of bf16
 
-// A segment's own stream: keys of one step differ by the step, the group (in `key`) and the segment.
-uint64_t SegmentKey(uint64_t key, size_t segment) { return key * 0x9E3779B97F4A7C15ULL + segment + 1; }
+// A segment's own stream: keys of one step differ by the step, the group (in `group`) and the segment.
+DropoutKey KeyOf(const DropoutKey& group, size_t segment) { return group.Of(segment + 1); }
 
 }  // namespace
 
@@ -264,7 +263,7 @@ void SideAdapter::ForwardDropped(const at::Tensor& x, const at::Tensor& y, const
   const at::Tensor dropped = arena.Take(x.sizes(), dtype_);
   for (size_t i = 0; i < segments_.size() && segments_[i].trained; ++i) {
     const Segment& seg = segments_[i];
-    ApplyDropout(x, dropped, SegmentKey(dropout.key, i), dropout.probability);
+    ApplyDropout(x, dropped, KeyOf(dropout, i));
     MatMulNT(seg.ColumnsOf(kept.s), dropped, AOf(seg), false);
     if (!seg.magnitude) {
       MatMulNT(seg.RowsOf(y), seg.ColumnsOf(kept.s), seg.b, true);
@@ -337,7 +336,7 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
     const Segment& seg = segments_[i];
     MatMulNN(share, seg.ColumnsOf(ds), AOf(seg), false);
     if (seg.magnitude) ModuleBackward(seg, (seg.RowsOf(dy) * (seg.magnitude.gain() - 1)).to(dtype_), share);
-    ApplyDropout(share, share, SegmentKey(dropout.key, i), dropout.probability);
+    ApplyDropout(share, share, KeyOf(dropout, i));
     model::Add(dx, share);
   }
 }
@@ -355,7 +354,7 @@ void SideAdapter::BackwardFactors(const at::Tensor& ds, const at::Tensor& x, Are
   const at::Tensor dropped = arena.Take(x.sizes(), dtype_);
   for (size_t i = 0; i < segments_.size() && segments_[i].trained; ++i) {
     const Segment& seg = segments_[i];
-    ApplyDropout(x, dropped, SegmentKey(dropout.key, i), dropout.probability);
+    ApplyDropout(x, dropped, KeyOf(dropout, i));
     AccumulateTN(seg.factors.grad_a, seg.ColumnsOf(ds), dropped, 1);
   }
 }

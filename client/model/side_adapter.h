@@ -15,19 +15,13 @@
 
 #include "client/model/arena.h"
 #include "client/model/dora.h"
+#include "client/model/dropout.h"
 #include "client/model/side_factors.h"
 #include "client/model/weights.h"
 #include "kernels/cuda_ops.h"
 #include "kernels/ops.h"
 
 namespace strata::model {
-
-// LoRA dropout of one module and step: masks are drawn element by element from a Philox key, so that the backward pass
-// draws them again.
-struct DropoutKey {
-  double probability = 0;  // 0: off
-  uint64_t key = 0;
-};
 
 class SideAdapter {
  public:
@@ -53,6 +47,7 @@ class SideAdapter {
   // Of the columns.
   bool empty() const { return rank_ == 0; }
   bool trained() const { return trained_rank_ > 0; }
+  bool has_magnitudes() const { return z_width_ > 0; }  // trained ones
   int64_t rank() const { return rank_; }
   // Columns that x and dy need behind their own, for s and ds; without them the products are separate.
   int64_t margin() const { return wide_.defined() ? rank_ : 0; }

@@ -1,6 +1,7 @@
 #include "client/model/step_graph.h"
 
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
@@ -42,10 +43,10 @@ size_t StepGraphs::recorded() const {
       std::count_if(entries_.begin(), entries_.end(), [](const auto& e) { return e.second->graph != nullptr; }));
 }
 
-StepGraphs::Shape StepGraphs::ShapeOf(const data::PackedBatch& batch, bool recompute) {
+StepGraphs::Shape StepGraphs::ShapeOf(const data::PackedBatch& batch, const Options& options) {
   const auto tokens = static_cast<int64_t>(batch.ids.size());
   Shape shape;
-  shape.recompute = recompute;
+  shape.options = options;
   shape.tokens = RoundUp(tokens, tokens <= kFewTokens ? kSmallTokenStep : kTokenStep);
   const bool padded = shape.tokens > tokens;  // by a document of its own
   shape.documents = static_cast<int64_t>(batch.starts.size()) - (padded ? 0 : 1);
@@ -75,18 +76,19 @@ void StepGraphs::MakeRoom() {
                                   [](const auto& a, const auto& b) { return a.second->used < b.second->used; }));
 }
 
-at::Tensor StepGraphs::Run(const data::PackedBatch& batch, double scale, bool recompute, const Step& step) {
+at::Tensor StepGraphs::Run(const data::PackedBatch& batch, const PassInputs::Step& values, const Options& options,
+                           const Step& step) {
   arena_.Reset();
   if (arena_.generation() != arena_generation_) Clear();
   arena_generation_ = arena_.generation();
-  const Shape shape = ShapeOf(batch, recompute);
+  const Shape shape = ShapeOf(batch, options);
   const auto found = entries_.find(shape);
   if (found == entries_.end()) {
     MakeRoom();
     auto entry = std::make_unique<Entry>();
     Pad(shape, batch, entry->batch);
     entry->inputs =
-        std::make_unique<PassInputs>(entry->batch, scale, config_, device_, tables_,
+        std::make_unique<PassInputs>(entry->batch, values, config_, device_, tables_,
                                      PassInputs::Room{.loss_rows = shape.loss_rows, .longest = shape.longest});
     entry->used = ++uses_;
     Entry& kept = *entries_.emplace(shape, std::move(entry)).first->second;
@@ -95,7 +97,7 @@ at::Tensor StepGraphs::Run(const data::PackedBatch& batch, double scale, bool re
   Entry& entry = *found->second;
   entry.used = ++uses_;
   Pad(shape, batch, entry.batch);
-  entry.inputs->Refill(entry.batch, scale);
+  entry.inputs->Refill(entry.batch, values);
   if (entry.graph == nullptr && !entry.unrecordable) Record(entry, step);
   if (entry.unrecordable) return step(*entry.inputs);
   entry.graph->replay();
@@ -103,13 +105,14 @@ at::Tensor StepGraphs::Run(const data::PackedBatch& batch, double scale, bool re
 }
 
 void StepGraphs::Record(Entry& entry, const Step& step) {
+  const c10::cuda::CUDAGuard guard(device_);  // of whose current stream LibTorch takes the launches
   auto graph = std::make_unique<at::cuda::CUDAGraph>();
   const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device_.index());
   const c10::cuda::CUDAStream before = c10::cuda::getCurrentCUDAStream(device_.index());
   before.synchronize();
   c10::cuda::setCurrentCUDAStream(stream);
-  graph->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
   try {
+    graph->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
     entry.nll = step(*entry.inputs);
   } catch (const std::exception&) {
     entry.unrecordable = true;

@@ -23,17 +23,24 @@ class StepGraphs {
   // it reads beside `inputs` keeps its place until Clear().
   using Step = std::function<at::Tensor(const PassInputs& inputs)>;
 
+  struct Options {
+    bool recompute = false;
+    double dropout = 0;                                // its probability
+    auto operator<=>(const Options&) const = default;  // NOLINT(modernize-use-nullptr): the 0 is the compiler's
+  };
+
   // `config`, `arena` and `tables` are the steps' own and outlive this object.
   StepGraphs(const ModelConfig& config, Arena& arena, TurnTables& tables, at::Device device);
   ~StepGraphs();
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;
 
-  // Runs `step`, which differs between calls in nothing but its inputs and `recompute`, over `batch` padded to a shape
+  // Runs `step`, which differs between calls in nothing but its inputs and `options`, over `batch` padded to a shape
   // that many batches share; the padding has no targets. The first time that a shape comes, launch by launch; from the
   // second time on from its graph. A step that cannot be recorded is always started launch by launch. Returns the
   // step's nll, good until the next call; rows beyond the batch's targets are zero.
-  at::Tensor Run(const data::PackedBatch& batch, double scale, bool recompute, const Step& step);
+  at::Tensor Run(const data::PackedBatch& batch, const PassInputs::Step& values, const Options& options,
+                 const Step& step);
   // What steps read moved.
   void Clear();
   // How many shapes have a graph.
@@ -42,11 +49,11 @@ class StepGraphs {
  private:
   struct Shape {
     int64_t tokens = 0, documents = 0, longest = 0, loss_rows = 0;
-    bool recompute = false;
+    Options options;
     auto operator<=>(const Shape&) const = default;  // NOLINT(modernize-use-nullptr): the 0 is the compiler's
   };
   struct Entry;
-  static Shape ShapeOf(const data::PackedBatch& batch, bool recompute);
+  static Shape ShapeOf(const data::PackedBatch& batch, const Options& options);
   static void Pad(const Shape& shape, const data::PackedBatch& batch, data::PackedBatch& out);
   void Record(Entry& entry, const Step& step);
   void MakeRoom();

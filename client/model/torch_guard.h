@@ -20,8 +20,10 @@ namespace strata::model {
 inline absl::Status TorchFailure(const std::string& what, const std::string& message) {
   const bool memory = absl::StrContains(message, "out of memory") || absl::StrContains(message, "allocate memory");
   if (memory) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        what, ": memory ran out (", message, "); use a smaller batch_size or max_length, pack: false, or dtype bf16"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(what, ": memory ran out (", message,
+                     "); use a smaller batch_size or max_length, pack: false, dtype bf16, or, of a training, "
+                     "max_memory"));
   }
   return absl::InternalError(absl::StrCat(what, ": LibTorch: ", message));
 }

@@ -49,6 +49,24 @@ double SumOf(const at::Tensor& nll) {
   return sum;
 }
 
+absl::Status CheckPlace(const config::Precision& precision, at::Device device, int64_t host_layers, int64_t layers) {
+  const std::string fault = config::PrecisionFault(precision, !device.is_cpu());
+  if (!fault.empty()) return absl::InvalidArgumentError(fault);
+  if (host_layers > 0 && device.is_cpu())
+    return absl::InvalidArgumentError("host_layers is for CUDA devices: leave it out, or set device: cuda");
+  if (host_layers > layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("host_layers: expected at most the model's ", layers, " layers, found ", host_layers));
+  }
+  const bool need_kernels = host_layers > 0 || precision != config::Precision(precision.compute);
+  if (!device.is_cpu() && need_kernels && !HasCudaKernels()) {
+    return absl::FailedPreconditionError(
+        "base_dtype other than dtype, and host_layers, need CUDA kernels on a device, which this build is without: "
+        "build with -DSTRATA_CUDA=ON, or leave them out");
+  }
+  return absl::OkStatus();
+}
+
 CachedRows RowsBehind(KvCache& cache, const std::vector<Continuation>& continuations) {
   std::vector<size_t> sequences;
   sequences.reserve(continuations.size());
@@ -74,16 +92,17 @@ size_t Transformer::recorded_steps() const {
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(std::unique_ptr<ModelFiles> files,
                                                                const config::Precision& precision, at::Device device,
-                                                               int threads) {
-  const std::string fault = config::PrecisionFault(precision, !device.is_cpu());
-  if (!fault.empty()) return absl::InvalidArgumentError(fault);
-  const bool bf16 = ComputesInBf16(precision, !device.is_cpu());
+                                                               int threads, int64_t host_layers) {
+  STRATA_RETURN_IF_ERROR(CheckPlace(precision, device, host_layers, files->config().num_layers));
+  const at::ScalarType activation = ActivationType(precision, !device.is_cpu());
+  // Parts of sums would be joined in fp16 else.
+  if (activation == at::kHalf) at::globalContext().setAllowFP16ReductionCuBLAS(false);
   return TorchGuard("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Transformer>> {
     c10::InferenceMode inference;
     at::set_num_threads(threads > 0 ? threads : runtime::NumCores());
     std::unique_ptr<Transformer> model(new Transformer(std::move(files), device));
-    STRATA_ASSIGN_OR_RETURN(model->weights_, LoadWeights(*model->files_, precision, device));
-    model->weights_.activation_type = bf16 ? at::kBFloat16 : at::kFloat;
+    STRATA_ASSIGN_OR_RETURN(model->weights_, LoadWeights(*model->files_, precision, device, host_layers));
+    model->weights_.activation_type = activation;
     STRATA_RETURN_IF_ERROR(model->Rebuild());
     return model;
   });
@@ -169,11 +188,13 @@ absl::Status Transformer::Rebuild() {
     for (const NamedFactors& named : *list) {
       STRATA_ASSIGN_OR_RETURN(const Weights::Place place, Locate(named));
       SideAdapter& side = sides[static_cast<size_t>(place.layer)][static_cast<size_t>(place.group)];
+      weights_.Use(static_cast<size_t>(place.layer));
       list == &trained_ ? side.AddTrained(place.module, named.factors) : side.AddFrozen(place.module, named.factors);
     }
   }
-  for (auto& layer : sides) {
-    for (SideAdapter& side : layer) side.Finish();
+  for (size_t l = 0; l < sides.size(); ++l) {
+    weights_.Use(l);
+    for (SideAdapter& side : sides[l]) side.Finish();
   }
   sides_ = std::move(sides);
   ListCopies();
@@ -207,9 +228,11 @@ absl::Status Transformer::SetBase(const std::vector<NamedFactors>& base, BaseRou
   return TorchGuard("applying the base adapter", [&]() -> absl::Status {
     c10::InferenceMode inference;
     const bool fp32 = weights_.embedding.scalar_type() == at::kFloat;
-    const bool merge = route == BaseRoute::kMerge || (route == BaseRoute::kByDtype && fp32);
-    if (merge && weights_.layers.front().groups[kQkv].weight.quantised())
-      return absl::InvalidArgumentError("the base adapter is never merged into quantised weights");
+    const bool merge = route == BaseRoute::kMerge || (route == BaseRoute::kByDtype && fp32 && weights_.mergeable());
+    if (merge && !weights_.mergeable()) {
+      return absl::InvalidArgumentError(
+          "the base adapter is never merged into quantised weights, or into ones that stay on the host");
+    }
     const std::vector<NamedFactors> none;
     if (merge || !merged_.empty()) STRATA_RETURN_IF_ERROR(Merge(merge ? base : none));
     side_base_ = merge ? none : base;
@@ -230,15 +253,18 @@ void Transformer::RefreshTrained() {
 #ifdef STRATA_CUDA
   if (copies_.defined()) {
     const auto count = copies_.numel() / static_cast<int64_t>(sizeof(kernels::cuda::ScaledCopy));
-    const kernels::Type type = weights_.activation_type == at::kFloat ? kernels::Type::kF32 : kernels::Type::kBF16;
+    const kernels::Type type = TypeOf(weights_.activation_type);
     Launch(copies_, [&](void* stream) {
       return kernels::cuda::CopyScaled(static_cast<const kernels::cuda::ScaledCopy*>(copies_.const_data_ptr()), count,
                                        type, stream);
     });
   }
 #endif
-  for (auto& layer : sides_) {
-    for (SideAdapter& side : layer) copies_.defined() ? side.RefreshMagnitudes() : side.Refresh();
+  for (size_t l = 0; l < sides_.size(); ++l) {
+    for (SideAdapter& side : sides_[l]) {
+      if (side.has_magnitudes()) weights_.Use(l);
+      copies_.defined() ? side.RefreshMagnitudes() : side.Refresh();
+    }
   }
 }
 
@@ -271,13 +297,13 @@ absl::Status Transformer::Check(const data::PackedBatch& batch) const {
 }
 
 // Large steps keep the device busy by themselves, and padding would cost them more than it spares.
-bool Transformer::Recordable(const data::PackedBatch& batch, const DropoutKey& dropout) const {
+bool Transformer::Recordable(const data::PackedBatch& batch) const {
   constexpr double kMostFlops = 1e13;
   const ModelConfig& c = config();
   const AttentionShape attention = {
       .num_heads = c.num_heads, .num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .softcap = c.attention_softcap};
   const double flops = 2 * static_cast<double>(weights_.resident_bytes) * static_cast<double>(batch.ids.size());
-  return graphs_ != nullptr && dropout.probability == 0 && flops < kMostFlops && !c.rope.depends_on_length() &&
+  return graphs_ != nullptr && weights_.host_layers == nullptr && flops < kMostFlops && !c.rope.depends_on_length() &&
          ReadsDocumentsOnDevice(attention, weights_.activation_type, device());
 }
 
@@ -286,17 +312,22 @@ absl::StatusOr<double> Transformer::TrainStep(const data::PackedBatch& batch, do
   STRATA_RETURN_IF_ERROR(Check(batch));
   return TorchGuard("training step", [&]() -> absl::StatusOr<double> {
     c10::InferenceMode inference;
+    const PassInputs::Step values = {.scale = scale, .dropout_key = dropout.key};
     const auto step = [&](const PassInputs& inputs) {
-      Pass pass({config(), weights_, sides_, arena_, dropout, recompute}, inputs);
+      DropoutKey key = dropout;
+#ifdef STRATA_CUDA
+      key.base = inputs.device_dropout_key();
+#endif
+      Pass pass({config(), weights_, sides_, arena_, key, recompute}, inputs);
       pass.Forward(/*save=*/true, nullptr);
       at::Tensor nll = pass.Loss(/*gradient=*/true);
       pass.Backward();
       return nll;
     };
 #ifdef STRATA_CUDA
-    if (Recordable(batch, dropout)) return SumOf(graphs_->Run(batch, scale, recompute, step));
+    if (Recordable(batch)) return SumOf(graphs_->Run(batch, values, {recompute, dropout.probability}, step));
 #endif
-    return SumOf(step(InputsOf(batch, scale)));
+    return SumOf(step(InputsOf(batch, values)));
   });
 }
 

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "client/data/dataset.h"
 #include "client/model/arena.h"
+#include "client/model/device.h"
 #include "client/model/kv_cache.h"
 #include "client/model/model_files.h"
 #include "client/model/pass_inputs.h"
@@ -56,11 +57,12 @@ struct Continuation {
 class Transformer {
  public:
   // Reads the weights; `files` is kept for reading pristine rows again. The processor is prepared (processor.h) and
-  // `threads` threads (0: all cores) compute. Over quantised weights that is done in fp32. INVALID_ARGUMENT: a
-  // precision that contradicts itself or is not available on the device.
+  // `threads` threads (0: all cores) compute. The matrices of `host_layers` layers stay in the host's memory
+  // (host_layers.h). INVALID_ARGUMENT: a precision that contradicts itself or is not available on the device, layers on
+  // the host beside it. FAILED_PRECONDITION: what takes our own CUDA kernels, in a build without them.
   static absl::StatusOr<std::unique_ptr<Transformer>> Load(std::unique_ptr<ModelFiles> files,
                                                            const config::Precision& precision, at::Device device,
-                                                           int threads);
+                                                           int threads, int64_t host_layers = 0);
 
   const ModelConfig& config() const { return files_->config(); }
   const ModelFiles& files() const { return *files_; }
@@ -103,10 +105,10 @@ class Transformer {
  private:
   Transformer(std::unique_ptr<ModelFiles> files, at::Device device);
   // Whether a step's launches may be recorded and are worth it.
-  bool Recordable(const data::PackedBatch& batch, const DropoutKey& dropout) const;
+  bool Recordable(const data::PackedBatch& batch) const;
   absl::Status Check(const data::PackedBatch& batch) const;
-  PassInputs InputsOf(const data::PackedBatch& batch, double scale = 1) {
-    return {batch, scale, config(), device(), turn_tables_, {}};
+  PassInputs InputsOf(const data::PackedBatch& batch, const PassInputs::Step& step = {}) {
+    return {batch, step, config(), device(), turn_tables_, {}};
   }
   absl::StatusOr<data::PackedBatch> PackBehind(const KvCache& cache,
                                                const std::vector<Continuation>& continuations) const;
@@ -128,11 +130,6 @@ class Transformer {
   // date.
   at::Tensor copies_;
 };
-
-// "cpu", "cuda:N", "auto" -> a device that works. For cuda LibTorch's CUDA library is loaded at run time.
-// FAILED_PRECONDITION: no usable CUDA device (names driver and capability, found and needed). INVALID_ARGUMENT: another
-// word.
-absl::StatusOr<at::Device> ResolveDevice(const std::string& device);
 
 }  // namespace strata::model
 

@@ -38,6 +38,13 @@ void ForEachField(Position& position, const F& f) {
   f("seconds", position.seconds);
 }
 
+// Those that most runs have no use for: not there where they are as at first.
+template <typename Position, typename F>
+void ForEachSpareField(Position& position, const F& f) {
+  f("loss_scale", position.loss_scale, RunPosition().loss_scale);
+  f("scaled_steps", position.scaled_steps, RunPosition().scaled_steps);
+}
+
 std::string Print(uint64_t value) { return Cat(value); }
 std::string Print(double value) { return absl::StrFormat("%.17g", value); }
 bool Read(const std::string& text, uint64_t& value) { return absl::SimpleAtoi(text, &value); }
@@ -69,6 +76,10 @@ std::optional<SavedRun> ReadRun(runtime::FileSystem& files, const std::string& p
   ForEachField(run.position, [&](std::string_view field, auto& value) {
     const auto found = metadata.find(Cat(kPosition, field));
     whole = whole && found != metadata.end() && Read(found->second, value);
+  });
+  ForEachSpareField(run.position, [&](std::string_view field, auto& value, auto /*first*/) {
+    const auto found = metadata.find(Cat(kPosition, field));
+    whole = whole && (found == metadata.end() || Read(found->second, value));
   });
   if (!whole) return std::nullopt;
   for (const auto& [key, value] : metadata) {
@@ -122,6 +133,9 @@ absl::StatusOr<std::string> CheckpointStore::Write(const std::string& label, con
   Metadata metadata;
   ForEachField(position,
                [&](std::string_view field, const auto& value) { metadata[Cat(kPosition, field)] = Print(value); });
+  ForEachSpareField(position, [&](std::string_view field, const auto& value, const auto& first) {
+    if (value != first) metadata[Cat(kPosition, field)] = Print(value);
+  });
   for (const auto& [name, value] : inputs_) metadata[Cat(kInput, name)] = value;
   const std::string header = format::SafetensorsPreamble(tensors, metadata);
   std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(header))};

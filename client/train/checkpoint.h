@@ -37,6 +37,8 @@ struct RunPosition {
   uint64_t steps = 0;    // done, those passed over included: the index of the next one
   uint64_t updates = 0;  // of the optimiser
   double rate_scale = 1;
+  double loss_scale = 1;      // gradients are so many times as large while they pass through fp16
+  uint64_t scaled_steps = 0;  // since it last changed
   double first_loss = 0, last_loss = 0;
   uint64_t tokens = 0;
   double seconds = 0;

@@ -29,7 +29,9 @@ class GlooReplicas : public Replicas {
   explicit GlooReplicas(std::shared_ptr<gloo::Context> context) : context_(std::move(context)) {}
   int rank() const override { return context_->rank; }
   int size() const override { return context_->size; }
-  absl::Status Sum(std::span<float> values) override { return SumOf(values); }
+  absl::Status Sum(const at::Tensor& values) override {
+    return SumOf(std::span(values.mutable_data_ptr<float>(), static_cast<size_t>(values.numel())));
+  }
   absl::Status Sum(std::span<double> values) override { return SumOf(values); }
 
  private:

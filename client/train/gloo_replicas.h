@@ -1,4 +1,4 @@
-// Replicas that are processes of one machine, over the loopback interface (gloo).
+// Replicas that are processes of one machine, over the loopback interface (gloo). They sum up what is on the CPU.
 #ifndef STRATA_CLIENT_TRAIN_GLOO_REPLICAS_H_
 #define STRATA_CLIENT_TRAIN_GLOO_REPLICAS_H_
 

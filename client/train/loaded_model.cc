@@ -12,20 +12,21 @@
 namespace strata::train {
 
 absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, const config::Precision& precision,
-                                             const std::string& device) {
-  if (loaded_ != nullptr && loaded_->path == path && loaded_->precision == precision && loaded_->device_word == device)
+                                             const ModelPlace& place) {
+  if (loaded_ != nullptr && loaded_->path == path && loaded_->precision == precision && loaded_->place == place)
     return loaded_.get();
   loaded_.reset();  // two models need not fit
   STRATA_ASSIGN_OR_RETURN(std::unique_ptr<model::ModelFiles> files, model::ModelFiles::Open(files_, path));
-  STRATA_ASSIGN_OR_RETURN(const at::Device where, model::ResolveDevice(device));
+  STRATA_ASSIGN_OR_RETURN(const at::Device where, model::ResolveDevice(place.device));
   auto loaded = std::make_unique<LoadedModel>();
   loaded->path = path;
-  loaded->device_word = device;
+  loaded->place = place;
   loaded->precision = precision;
   absl::StatusOr<std::unique_ptr<data::Tokenizer>> tokenizer = data::OpenTokenizer(files_, files->path());
   loaded->tokenizer_status = tokenizer.status();
   if (tokenizer.ok()) loaded->tokenizer = *std::move(tokenizer);
-  STRATA_ASSIGN_OR_RETURN(loaded->transformer, model::Transformer::Load(std::move(files), precision, where, threads_));
+  STRATA_ASSIGN_OR_RETURN(loaded->transformer,
+                          model::Transformer::Load(std::move(files), precision, where, threads_, place.host_layers));
   loaded_ = std::move(loaded);
   return loaded_.get();
 }

@@ -23,8 +23,16 @@ struct RowPolicy {
 };
 RowPolicy RowPolicyOf(const config::TrainOptions& options, std::string scratch);
 
+// Where a model is held and computed with.
+struct ModelPlace {
+  std::string device;       // as model::ResolveDevice takes it
+  int64_t host_layers = 0;  // of its layers, how many have their matrices in the host's memory
+  bool operator==(const ModelPlace&) const = default;
+};
+
 struct LoadedModel {
-  std::string path, device_word;  // as asked for
+  std::string path;  // as asked for
+  ModelPlace place;
   config::Precision precision = config::ComputeDType::kFp32;
   std::unique_ptr<model::Transformer> transformer;
   std::unique_ptr<data::Tokenizer> tokenizer;  // null when the model comes without one
@@ -39,7 +47,7 @@ class ModelCache {
   // The model asked for before, else loads it in place of that one. Errors of ModelFiles::Open, ResolveDevice and
   // Transformer::Load.
   absl::StatusOr<LoadedModel*> Get(const std::string& path, const config::Precision& precision,
-                                   const std::string& device);
+                                   const ModelPlace& place);
   // Rows of a file with the model's tokenizer and chat template. Where that asks for the date it is the file's, so that
   // the same files give the same tokens on any day. Errors of data::ReadDataset.
   absl::StatusOr<data::Dataset> ReadRows(const LoadedModel& model, const std::string& path, const RowPolicy& policy);

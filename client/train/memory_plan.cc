@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "client/model/device.h"
 #include "client/model/family.h"
+#include "client/model/gemm.h"
+#include "client/model/host_layers.h"
 #include "client/model/loss.h"
 #include "client/model/model_tensors.h"
 #include "client/model/processor.h"
@@ -17,8 +20,10 @@ constexpr uint64_t kTokenizerBytesPerToken = 500;
 // Attention's backward pass through ATen: gradients of expanded heads, their sums, contiguous copies; in widths of the
 // attention's output.
 constexpr uint64_t kAttentionTemporaries = 12;
-// On a CUDA device, in LibTorch's allocator: workspaces of the products and of the factors' gradients, rotary tables.
+// On a CUDA device, in LibTorch's allocator: workspaces of the products and of the factors' gradients, rotary tables;
+// and beside it what the driver and cuBLAS take for themselves (on an H100 with driver 580, by nvidia-smi).
 constexpr uint64_t kDeviceBytes = uint64_t{64} << 20;
+constexpr uint64_t kContextBytes = uint64_t{830} << 20;
 
 // Elements per token.
 struct Widths {
@@ -53,13 +58,13 @@ Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& tar
 bool OnDevice(const config::TrainOptions& options) { return options.device.starts_with("cuda"); }
 
 uint64_t ElementBytes(const config::TrainOptions& options) {
-  return model::ComputesInBf16(options.precision(), OnDevice(options)) ? 2 : 4;
+  return c10::elementSize(model::ActivationType(options.precision(), OnDevice(options)));
 }
 
 // What the base may be held in, in the order of trying.
 std::vector<config::BaseDType> BasesOf(const config::TrainOptions& options) {
   std::vector<config::BaseDType> bases = {options.precision().base};
-  if (options.base_dtype.has_value() || OnDevice(options)) return bases;
+  if (options.base_dtype.has_value() || (OnDevice(options) && !model::HasCudaKernels())) return bases;
   for (const auto base : {config::BaseDType::kBf16, config::BaseDType::kInt8, config::BaseDType::kNf4}) {
     if (base > bases.back()) bases.push_back(base);
   }
@@ -97,16 +102,38 @@ uint64_t NumParameters(const std::vector<Target>& targets) {
   return static_cast<uint64_t>(count);
 }
 
+StepShape AskedShape(const config::TrainOptions& options) {
+  return {.recompute = options.gradient_checkpointing, .host_layers = int64_t{options.host_layers}};
+}
+
+std::string DeviceOf(const std::string& device) {
+  if (device != "auto") return device;
+  const auto found = model::ResolveDevice(device);
+  return found.ok() && found->is_cuda() ? "cuda" : "cpu";
+}
+
 MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const StepShape& shape) {
   MemoryNeeds needs;
-  for (const model::ExpectedTensor& tensor : model::ExpectedTensors(model.config()))
-    needs.weights += model::HeldBytes(tensor, run.options.precision());
+  const config::Precision precision = run.options.precision();
+  const std::string layer = model::LayerPrefix(model::FamilyOf(model.config()), 0);
+  uint64_t matrices = 0;  // of a layer
+  for (const model::ExpectedTensor& tensor : model::ExpectedTensors(model.config())) {
+    const uint64_t bytes = model::HeldBytes(tensor, precision);
+    needs.weights += bytes;
+    if (tensor.linear && tensor.name.starts_with(layer)) matrices += bytes;
+  }
+  if (shape.host_layers > 0) {
+    needs.weights -= static_cast<uint64_t>(shape.host_layers) * matrices;
+    needs.weights += static_cast<uint64_t>(model::HostLayers::PlacesFor(shape.host_layers)) * matrices;
+    needs.host = static_cast<uint64_t>(shape.host_layers) * matrices;
+  }
   // Values, gradients, two moments, and with halve_scale what three of them were.
   const uint64_t buffers = run.options.on_non_finite == config::NonFinitePolicy::kHalveScale ? 7 : 4;
   needs.adapter = NumParameters(run.targets) * (4 * buffers + ElementBytes(run.options));
   needs.activations = Activations(model.config(), run, shape);
+  const uint64_t decoded = precision == config::Precision(precision.compute) ? 0 : model::kDecodedBytes;
   needs.fixed = OnDevice(run.options)
-                    ? kDeviceBytes
+                    ? kDeviceBytes + kContextBytes + decoded
                     : kProgramBytes + kTokenizerBytesPerToken * static_cast<uint64_t>(model.config().vocab_size);
   return needs;
 }
@@ -114,21 +141,33 @@ MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const
 absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun& run) {
   const uint64_t limit = run.options.max_memory;
   const std::vector<config::BaseDType> bases = BasesOf(run.options);
-  const bool asked = run.options.gradient_checkpointing;
+  const StepShape asked = AskedShape(run.options);
   run.options.base_dtype = bases.front();
-  if (limit == 0) return StepShape{.recompute = asked};
+  if (asked.host_layers > model.config().num_layers) {
+    return absl::InvalidArgumentError(Cat("host_layers: expected at most the model's ", model.config().num_layers,
+                                          " layers, found ", asked.host_layers));
+  }
+  if (limit == 0) return asked;
+  StepShape candidate = asked;
   uint64_t least = 0;
   for (const config::BaseDType base : bases) {
     run.options.base_dtype = base;
-    for (const bool recompute : {asked, true}) {
+    for (const bool recompute : {asked.recompute, true}) {
+      candidate.recompute = recompute;
       // No micro-batch is smaller than a row.
       for (size_t tokens = kMicroBatchTokens;; tokens /= 2) {
-        const StepShape candidate{.micro_batch_tokens = tokens, .recompute = recompute};
+        candidate.micro_batch_tokens = tokens;
         least = NeedsOf(model, run, candidate).peak();
         if (least <= limit) return candidate;
         if (!run.options.pack || tokens <= run.options.max_length) break;
       }
     }
+  }
+  const bool may_stay = OnDevice(run.options) && model::HasCudaKernels();
+  while (may_stay && candidate.host_layers < model.config().num_layers) {
+    ++candidate.host_layers;
+    least = NeedsOf(model, run, candidate).peak();
+    if (least <= limit) return candidate;
   }
   return absl::ResourceExhaustedError(
       Cat("max_memory is ", limit >> 20, "MiB, the training takes ", least >> 20,

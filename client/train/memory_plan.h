@@ -15,19 +15,26 @@
 
 namespace strata::train {
 
-// The free choices of a step: neither changes what is computed but for rounding.
+// The free choices of a step: none changes what is computed but for rounding.
 struct StepShape {
   size_t micro_batch_tokens = kMicroBatchTokens;
-  bool recompute = false;  // gradient_checkpointing
+  bool recompute = false;   // gradient_checkpointing
+  int64_t host_layers = 0;  // on a CUDA device
 };
+// As the options ask for.
+StepShape AskedShape(const config::TrainOptions& options);
+// `device` as the options have it; for auto what it comes to on this machine.
+std::string DeviceOf(const std::string& device);
 
-// Resident bytes on this machine (whose processor decides how wide bf16 activations are, model/processor.h) of
-// `strata-client train` on the CPU at its peak, where rows are max_length long. Without the data.
+// Bytes of `strata-client train` at its peak, where rows are max_length long. On the CPU resident ones of this machine
+// (whose processor decides how wide bf16 activations are, model/processor.h), without the data; on a CUDA device those
+// of the device, its context's among them.
 struct MemoryNeeds {
   uint64_t weights = 0;      // the resident copy
   uint64_t adapter = 0;      // factors, gradients, moments, the copies that the products read
   uint64_t activations = 0;  // what the passes take from the arena, and ATen's temporaries beside it
   uint64_t fixed = 0;        // program, libraries, tokenizer; of a device its workspaces
+  uint64_t host = 0;         // on a device: what host_layers take of the host's memory, page-locked
   uint64_t peak() const { return weights + adapter + activations + fixed; }
 };
 
@@ -39,8 +46,9 @@ struct PlannedRun {
 MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const StepShape& shape);
 
 // What the options ask for where it fits into options.max_memory (0: no limit); else smaller micro-batches, else also
-// recomputation, else also the first base_dtype of fewer bytes that fits, unless one was asked for (or CUDA).
-// options.base_dtype becomes what is taken. RESOURCE_EXHAUSTED: nothing fits (says what the least takes).
+// recomputation, else also the first base_dtype of fewer bytes that fits, unless one was asked for; else, on a CUDA
+// device, the fewest host_layers. options.base_dtype becomes what is taken. RESOURCE_EXHAUSTED: nothing fits (says what
+// the least takes). INVALID_ARGUMENT: more host_layers than layers. REQUIRES: the device is not auto.
 absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun& run);
 
 // Trained numbers.

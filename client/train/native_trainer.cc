@@ -76,7 +76,7 @@ void LogNote(const std::string& site, const TrainNote& note) {
 
 // Before the model is loaded: the choice may be what it is held in.
 absl::StatusOr<StepShape> Fit(runtime::FileSystem& files, const std::string& model_path, PlannedRun& run) {
-  if (run.options.max_memory == 0) return StepShape{.recompute = run.options.gradient_checkpointing};
+  if (run.options.max_memory == 0) return AskedShape(run.options);
   STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(files, model_path));
   return ChooseShape(*model, run);
 }
@@ -124,10 +124,11 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
   const std::string& device =
       options_.device.empty() || options_.device == "auto" ? request.options.device : options_.device;
   PlannedRun planned{.options = request.options, .targets = request.targets};
-  planned.options.device = device;
+  planned.options.device = DeviceOf(device);
+  if (planned.options.device == "cpu") planned.options.host_layers = 0;  // a job's wish where there is a device
   STRATA_ASSIGN_OR_RETURN(const StepShape shape, Fit(files_, request.model_path, planned));
-  STRATA_ASSIGN_OR_RETURN(LoadedModel* const loaded,
-                          models_.Get(request.model_path, planned.options.precision(), device));
+  STRATA_ASSIGN_OR_RETURN(LoadedModel* const loaded, models_.Get(request.model_path, planned.options.precision(),
+                                                                 {.device = device, .host_layers = shape.host_layers}));
   model::Transformer& model = *loaded->transformer;
   STRATA_ASSIGN_OR_RETURN(
       const data::Dataset dataset,

@@ -57,7 +57,7 @@ double Optimizer::GradientNorm(const peft::AdapterState& state) const {
   return std::sqrt(kernels::SumSquares(g.const_data_ptr<float>(), g.numel(), at::get_num_threads()));
 }
 
-void Optimizer::Step(peft::AdapterState& state, double learning_rate, double norm) {
+void Optimizer::Step(peft::AdapterState& state, double learning_rate, double norm, double loss_scale) {
   ++updates_;
   const auto t = static_cast<double>(updates_);
   kernels::AdamWStep s;
@@ -68,8 +68,8 @@ void Optimizer::Step(peft::AdapterState& state, double learning_rate, double nor
   s.decay = static_cast<float>(1 - learning_rate * options_.weight_decay);
   s.correction1 = static_cast<float>(1 - std::pow(options_.beta1, t));
   s.root_correction2 = static_cast<float>(std::sqrt(1 - std::pow(options_.beta2, t)));
-  if (options_.max_grad_norm > 0)
-    s.gradient_scale = static_cast<float>(std::min(1.0, options_.max_grad_norm / (norm + 1e-6)));
+  const double clip = options_.max_grad_norm > 0 ? std::min(1.0, options_.max_grad_norm / (norm + 1e-6)) : 1;
+  s.gradient_scale = static_cast<float>(clip / loss_scale);
 #ifdef STRATA_CUDA
   if (state.values().is_cuda()) return CudaStep(state, s);
 #endif

@@ -15,8 +15,9 @@ class Optimizer {
   explicit Optimizer(const config::OptimizerOptions& options) : options_(options) {}
   // Joint norm of the gradients before clipping.
   double GradientNorm(const peft::AdapterState& state) const;
-  // One update with the gradients scaled by min(1, max_grad_norm / (norm + 1e-6)); they are zero afterwards.
-  void Step(peft::AdapterState& state, double learning_rate, double norm);
+  // One update with the gradients scaled by min(1, max_grad_norm / (norm + 1e-6)) / loss_scale; they are zero
+  // afterwards.
+  void Step(peft::AdapterState& state, double learning_rate, double norm, double loss_scale = 1);
 
   // Updates done, which the bias correction counts.
   uint64_t updates() const { return updates_; }

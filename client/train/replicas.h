@@ -2,6 +2,8 @@
 #ifndef STRATA_CLIENT_TRAIN_REPLICAS_H_
 #define STRATA_CLIENT_TRAIN_REPLICAS_H_
 
+#include <ATen/core/Tensor.h>
+
 #include <span>
 
 #include "absl/status/status.h"
@@ -16,8 +18,9 @@ class Replicas {
   virtual int rank() const = 0;  // in [0, size)
   virtual int size() const = 0;
   // Adds up over all of them, element by element and in place; the same bytes come out at each, and the same again for
-  // the same addends. UNAVAILABLE: one of them has ended.
-  virtual absl::Status Sum(std::span<float> values) = 0;
+  // the same addends on the same machine. UNAVAILABLE: one of them has ended; of tensors on a device this may show at
+  // the next sum of others only.
+  virtual absl::Status Sum(const at::Tensor& values) = 0;  // fp32, contiguous, on the CPU or the replica's device
   virtual absl::Status Sum(std::span<double> values) = 0;
 };
 

@@ -21,9 +21,14 @@
 namespace strata::train {
 namespace {
 
+// Of gradients in fp16, whose range ends at 65504 above and, with all bits, at 6e-5 below.
+constexpr double kMostLossScale = 65536;
+constexpr uint64_t kStepsToDouble = 2000;
+
 struct Gradient {
   double loss = 0, norm = 0;
   uint64_t tokens = 0;
+  double scale = 1;  // that the gradients, not the norm, still have
 };
 
 using Buffers = std::vector<std::pair<std::string, at::Tensor>>;
@@ -85,6 +90,7 @@ class TrainingRun {
   absl::Status SumOverReplicas(Gradient& gradient);
   absl::StatusOr<bool> GoOn(bool wanted);
   absl::Status Update(const Gradient& gradient, double rate);
+  absl::StatusOr<bool> Rescale(const Gradient& gradient);
   absl::Status Recover(const Gradient& gradient);
   absl::Status TakeBack(const std::string& what);
   std::string NonFinitePart(const Gradient& gradient) const;
@@ -106,11 +112,13 @@ class TrainingRun {
   Buffers undo_;
   std::vector<double> speeds_;  // tokens/s of this process's steps
   absl::Duration begin_;
-  double before_ = 0;  // seconds of earlier processes
+  double before_ = 0;      // seconds of earlier processes
+  double good_scale_ = 1;  // of the last gradient that was finite, or the run's first
 };
 
 absl::Status TrainingRun::Begin() {
   begin_ = context_.clock.Monotonic();
+  if (options_.dtype == config::ComputeDType::kFp16) good_scale_ = position_.loss_scale = kMostLossScale;
   if (context_.resume == nullptr) return context_.model.SetTrained(context_.state.Factors());
   const SavedRun& saved = *context_.resume;
   STRATA_RETURN_IF_ERROR(model::TorchGuard("reading the checkpoint", [&]() -> absl::Status {
@@ -127,6 +135,7 @@ absl::Status TrainingRun::Begin() {
   }));
   position_ = saved.position;
   before_ = position_.seconds;
+  good_scale_ = position_.loss_scale;
   optimizer_.set_updates(position_.updates);
   Note(TrainNote::Kind::kResumed, position_.steps, "goes on from its checkpoint");
   return context_.model.SetTrained(context_.state.Factors());
@@ -146,7 +155,7 @@ absl::StatusOr<Gradient> TrainingRun::Accumulate() {
     rows = RowsOfReplica(rows, context_.replicas->rank(), context_.replicas->size());
     part += static_cast<uint64_t>(context_.replicas->rank()) << 14;
   }
-  Gradient result;
+  Gradient result{.scale = position_.loss_scale};
   const double scale = 1 / static_cast<double>(std::max<int64_t>(targets, 1));
   const MicroBatchRule rule{.pack = options_.pack,
                             .tokens = context_.shape.micro_batch_tokens,
@@ -156,24 +165,23 @@ absl::StatusOr<Gradient> TrainingRun::Accumulate() {
         {rows.begin() + static_cast<std::ptrdiff_t>(first), rows.begin() + static_cast<std::ptrdiff_t>(last)});
     const model::DropoutKey dropout{.probability = options_.adapter.dropout, .key = part++};
     STRATA_ASSIGN_OR_RETURN(const double nll,
-                            context_.model.TrainStep(batch, scale, dropout, context_.shape.recompute));
+                            context_.model.TrainStep(batch, scale * result.scale, dropout, context_.shape.recompute));
     result.loss += nll * scale;
     result.tokens += batch.ids.size();
   }
   if (context_.replicas != nullptr) STRATA_RETURN_IF_ERROR(SumOverReplicas(result));
   STRATA_RETURN_IF_ERROR(model::TorchGuard("gradient norm", [&] {
-    result.norm = optimizer_.GradientNorm(context_.state);
+    result.norm = optimizer_.GradientNorm(context_.state) / result.scale;
     return absl::OkStatus();
   }));
   return result;
 }
 
 absl::Status TrainingRun::SumOverReplicas(Gradient& gradient) {
-  const at::Tensor gradients = context_.state.gradients();
-  STRATA_RETURN_IF_ERROR(
-      context_.replicas->Sum(std::span(gradients.mutable_data_ptr<float>(), static_cast<size_t>(gradients.numel()))));
+  // First what tells whether all are still there: a device would wait for ever for one that is not.
   std::array<double, 2> sums = {gradient.loss, static_cast<double>(gradient.tokens)};
   STRATA_RETURN_IF_ERROR(context_.replicas->Sum(sums));
+  STRATA_RETURN_IF_ERROR(context_.replicas->Sum(context_.state.gradients()));
   gradient.loss = sums[0];
   gradient.tokens = static_cast<uint64_t>(sums[1]);
   return absl::OkStatus();
@@ -197,10 +205,34 @@ absl::Status TrainingRun::Update(const Gradient& gradient, double rate) {
       }
       for (size_t i = 0; i < undo_.size(); ++i) undo_[i].second.copy_(buffers[i].second);
     }
-    optimizer_.Step(context_.state, rate, gradient.norm);
+    optimizer_.Step(context_.state, rate, gradient.norm, gradient.scale);
     context_.model.RefreshTrained();
     return absl::OkStatus();
   });
+}
+
+// Whether a gradient overflowed under its scale, which is halved then: the step is to be done again. After many steps
+// that did not, the scale is doubled.
+absl::StatusOr<bool> TrainingRun::Rescale(const Gradient& gradient) {
+  if (options_.dtype != config::ComputeDType::kFp16 || !std::isfinite(gradient.loss)) return false;
+  if (std::isfinite(gradient.norm)) {
+    good_scale_ = gradient.scale;
+    if (++position_.scaled_steps < kStepsToDouble) return false;
+    position_.scaled_steps = 0;
+    position_.loss_scale = std::min(2 * position_.loss_scale, kMostLossScale);
+    return false;
+  }
+  if (position_.loss_scale <= 1) {  // not the scale's fault
+    position_.loss_scale = good_scale_;
+    return false;
+  }
+  position_.loss_scale /= 2;
+  position_.scaled_steps = 0;
+  STRATA_RETURN_IF_ERROR(model::TorchGuard("dropping a gradient that overflowed", [&] {
+    context_.state.gradients().zero_();
+    return absl::OkStatus();
+  }));
+  return true;
 }
 
 std::string TrainingRun::NonFinitePart(const Gradient& gradient) const {
@@ -237,7 +269,9 @@ absl::Status TrainingRun::Recover(const Gradient& gradient) {
       return TakeBack(what);
   }
   return absl::OutOfRangeError(
-      Cat("step ", step, ": ", what, "; use a lower learning_rate, or on_non_finite: skip or halve_scale"));
+      Cat("step ", step, ": ", what, "; use a lower learning_rate",
+          options_.dtype == config::ComputeDType::kFp16 ? ", dtype bf16 (fp16 ends at 65504)" : "",
+          ", or on_non_finite: skip or halve_scale"));
 }
 
 absl::Status TrainingRun::TakeBack(const std::string& what) {
@@ -267,6 +301,8 @@ absl::Status TrainingRun::TakeBack(const std::string& what) {
 absl::Status TrainingRun::Step(const std::function<bool(const TrainProgress&)>& on_progress) {
   const absl::Duration start = context_.clock.Monotonic();
   STRATA_ASSIGN_OR_RETURN(const Gradient gradient, Accumulate());
+  STRATA_ASSIGN_OR_RETURN(const bool again, Rescale(gradient));
+  if (again) return absl::OkStatus();
   if (!std::isfinite(gradient.loss) || !std::isfinite(gradient.norm)) return Recover(gradient);
   const double rate =
       options_.optimizer.learning_rate * position_.rate_scale *
@@ -359,7 +395,8 @@ TrainNote FittedNote(const StepShape& shape, const config::Precision& precision)
       .kind = TrainNote::Kind::kFitted,
       .step = 0,
       .detail = Cat("for max_memory: micro-batches of ", shape.micro_batch_tokens, " tokens, gradient_checkpointing ",
-                    shape.recompute ? "on" : "off", ", base_dtype ", config::BaseDTypeWord(precision.base))};
+                    shape.recompute ? "on" : "off", ", base_dtype ", config::BaseDTypeWord(precision.base),
+                    shape.host_layers > 0 ? Cat(", host_layers ", shape.host_layers) : "")};
 }
 
 uint32_t NumSteps(const config::TrainOptions& options, size_t num_rows) {

@@ -47,7 +47,7 @@ struct LoopContext {
   const SavedRun* resume = nullptr;        // where to go on; null: from the start, with `state` as it is
   StepShape shape = {};
   std::function<void(const TrainNote&)> on_note = {};
-  // The processes that share each step's rows; null: this one has them all. REQUIRES: `state` on the CPU.
+  // The processes that share each step's rows; null: this one has them all.
   Replicas* replicas = nullptr;
 };
 

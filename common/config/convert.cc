@@ -119,11 +119,12 @@ v1::TrainConfig ToProto(const TrainOptions& options) {
   proto.set_pack(options.pack);
   proto.set_shuffle(options.shuffle);
   proto.set_seed(options.seed);
-  proto.set_dtype(options.dtype == ComputeDType::kBf16 ? "bf16" : "fp32");
+  proto.set_dtype(std::string(ComputeDTypeWord(options.dtype)));
   if (options.base_dtype.has_value()) proto.set_base_dtype(std::string(BaseDTypeWord(*options.base_dtype)));
   proto.set_device(options.device);
   proto.set_gradient_accumulation_steps(options.gradient_accumulation_steps);
   proto.set_gradient_checkpointing(options.gradient_checkpointing);
+  if (options.host_layers > 0) proto.set_host_layers(options.host_layers);
   proto.set_checkpoint_steps(options.checkpoint_steps);
   proto.set_on_non_finite(NonFiniteWord(options.on_non_finite));
   if (options.max_memory > 0) proto.set_max_memory(options.max_memory);

@@ -10,12 +10,20 @@
 
 namespace strata::config {
 
-enum class ComputeDType { kFp32, kBf16 };
+enum class ComputeDType { kFp32, kBf16, kFp16 };
+inline constexpr std::array<std::string_view, 3> kComputeDTypeWords = {"fp32", "bf16", "fp16"};
+
+constexpr std::string_view ComputeDTypeWord(ComputeDType type) { return kComputeDTypeWords[static_cast<size_t>(type)]; }
+
+// REQUIRES: one of kComputeDTypeWords.
+constexpr ComputeDType ParseComputeDType(std::string_view word) {
+  return word == "bf16" ? ComputeDType::kBf16 : word == "fp16" ? ComputeDType::kFp16 : ComputeDType::kFp32;
+}
 
 // What the frozen matrices of the layers' linear modules are held in. Quantised: int8 with a scale per row, NF4 with
-// double quantisation; embeddings and head are then held in bf16.
-enum class BaseDType { kFp32, kBf16, kInt8, kNf4 };
-inline constexpr std::array<std::string_view, 4> kBaseDTypeWords = {"fp32", "bf16", "int8", "nf4"};
+// double quantisation; embeddings and head are then held in bf16 (fp16 beside products of fp16).
+enum class BaseDType { kFp32, kBf16, kFp16, kInt8, kNf4 };
+inline constexpr std::array<std::string_view, 5> kBaseDTypeWords = {"fp32", "bf16", "fp16", "int8", "nf4"};
 
 constexpr std::string_view BaseDTypeWord(BaseDType type) { return kBaseDTypeWords[static_cast<size_t>(type)]; }
 
@@ -28,7 +36,10 @@ constexpr std::optional<BaseDType> ParseBaseDType(std::string_view word) {
 
 struct Precision {
   constexpr Precision(ComputeDType c)  // NOLINT(google-explicit-constructor): mostly held as it is computed
-      : compute(c), base(c == ComputeDType::kFp32 ? BaseDType::kFp32 : BaseDType::kBf16) {}
+      : compute(c),
+        base(c == ComputeDType::kFp32   ? BaseDType::kFp32
+             : c == ComputeDType::kBf16 ? BaseDType::kBf16
+                                        : BaseDType::kFp16) {}
   constexpr Precision(ComputeDType c, BaseDType b) : compute(c), base(b) {}
   constexpr bool quantised() const { return base == BaseDType::kInt8 || base == BaseDType::kNf4; }
   bool operator==(const Precision&) const = default;
@@ -37,13 +48,16 @@ struct Precision {
   BaseDType base;
 };
 
-// What is wrong with the two together, or with them on a CUDA device, and what to do; empty: nothing.
+// What is wrong with the two together, or with them on the processor, and what to do; empty: nothing.
 inline std::string PrecisionFault(const Precision& precision, bool cuda) {
+  const std::string compute(ComputeDTypeWord(precision.compute));
   const std::string base(BaseDTypeWord(precision.base));
-  if (precision.compute == ComputeDType::kBf16 && precision.base == BaseDType::kFp32)
-    return "`base_dtype` fp32 contradicts `dtype` bf16: leave base_dtype out, or take dtype fp32";
-  if (cuda && precision != Precision(precision.compute))
-    return "`base_dtype` " + base + " is not available on CUDA devices: leave base_dtype out, or set device: cpu";
+  const bool wider = precision.base == BaseDType::kFp32 && precision.compute != ComputeDType::kFp32;
+  const bool half = (precision.base == BaseDType::kFp16) != (precision.compute == ComputeDType::kFp16);
+  if (wider || (half && !precision.quantised()))
+    return "`base_dtype` " + base + " contradicts `dtype` " + compute + ": leave base_dtype out, or change dtype";
+  if (!cuda && precision.compute == ComputeDType::kFp16)
+    return "`dtype` fp16 is for CUDA devices: take bf16 or fp32, or set device: cuda";
   return "";
 }
 

@@ -127,8 +127,8 @@ TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section)
   if (proto.has_shuffle()) options.shuffle = proto.shuffle();
   if (proto.has_seed()) options.seed = proto.seed();
   if (proto.has_dtype()) {
-    section.RequireWord("dtype", proto.dtype(), {"fp32", "bf16"});
-    options.dtype = proto.dtype() == "bf16" ? ComputeDType::kBf16 : ComputeDType::kFp32;
+    section.RequireWord("dtype", proto.dtype(), {kComputeDTypeWords.begin(), kComputeDTypeWords.end()});
+    options.dtype = ParseComputeDType(proto.dtype());
   }
   if (proto.has_gradient_accumulation_steps()) {
     options.gradient_accumulation_steps = proto.gradient_accumulation_steps();
@@ -151,9 +151,12 @@ TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section)
   if (proto.has_base_dtype()) {
     section.RequireWord("base_dtype", proto.base_dtype(), {kBaseDTypeWords.begin(), kBaseDTypeWords.end()});
     options.base_dtype = ParseBaseDType(proto.base_dtype());
-    const std::string fault = PrecisionFault(options.precision(), options.device.starts_with("cuda"));
-    if (!fault.empty()) section.Fault("base_dtype", fault);
   }
+  const std::string fault = PrecisionFault(options.precision(), options.device != "cpu");
+  if (!fault.empty()) section.Fault(proto.has_base_dtype() ? "base_dtype" : "dtype", fault);
+  options.host_layers = proto.host_layers();
+  if (options.host_layers > 0 && options.device == "cpu")
+    section.Fault("host_layers", "`host_layers` is for CUDA devices: leave it out, or set device: cuda");
   if (proto.has_on_bad_row()) {
     section.RequireWord("on_bad_row", proto.on_bad_row(), {"skip", "stop"});
     options.skip_bad_rows = proto.on_bad_row() == "skip";

@@ -1,5 +1,4 @@
 // Flat fp32 buffers of factors: into other memory, and the norm of their gradients.
-#include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/rows.cuh"
@@ -51,12 +50,10 @@ int CopyScaled(const ScaledCopy* copies, int64_t count, Type type, void* stream)
   if (count == 0) return cudaSuccess;
   constexpr unsigned kBlocksEach = 32;
   const dim3 grid(kBlocksEach, static_cast<unsigned>(count));
-  if (type == Type::kF32) {
-    CopyScaledKernel<float><<<grid, kFlatThreads, 0, StreamOf(stream)>>>(copies);
-  } else {
-    CopyScaledKernel<__nv_bfloat16><<<grid, kFlatThreads, 0, StreamOf(stream)>>>(copies);
-  }
-  return cudaGetLastError();
+  return WithElement(type, [&](auto element) -> int {
+    CopyScaledKernel<typename decltype(element)::Type><<<grid, kFlatThreads, 0, StreamOf(stream)>>>(copies);
+    return cudaGetLastError();
+  });
 }
 
 int SumSquares(const float* values, int64_t count, double* workspace, double* out, void* stream) {

@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include <numeric>
 #include <type_traits>
 
 #include "kernels/cuda/rows.cuh"
@@ -14,25 +15,25 @@ struct RopeArgs {
   const float* cos;
   const float* sin;
   int64_t rows;
-  int heads, half;
+  int heads, head_dim, pairs;
   float sign;
 };
 
 template <typename T, int V>
 __global__ void RopeKernel(View<T> x, RopeArgs args) {
-  const Place place = PlaceOf<V>(args.rows, args.heads * args.half / V);
+  const Place place = PlaceOf<V>(args.rows, args.heads * args.pairs / V);
   if (!place.inside) return;
-  const int head = place.col / args.half;
-  const int col = place.col - head * args.half;
-  T* u_place = x.Row(place.row) + 2 * head * args.half + col;
+  const int head = place.col / args.pairs;
+  const int col = place.col - head * args.pairs;
+  T* u_place = x.Row(place.row) + head * args.head_dim + col;
   float u[V];
   float v[V];
   float c[V];
   float s[V];
   Load<T, V>(u_place, u);
-  Load<T, V>(u_place + args.half, v);
-  Load<float, V>(args.cos + place.row * args.half + col, c);
-  Load<float, V>(args.sin + place.row * args.half + col, s);
+  Load<T, V>(u_place + args.pairs, v);
+  Load<float, V>(args.cos + place.row * args.pairs + col, c);
+  Load<float, V>(args.sin + place.row * args.pairs + col, s);
   float turned_u[V];
   float turned_v[V];
 #pragma unroll
@@ -42,7 +43,7 @@ __global__ void RopeKernel(View<T> x, RopeArgs args) {
     turned_v[i] = v[i] * c[i] + u[i] * sine;
   }
   Store<T, V>(u_place, turned_u);
-  Store<T, V>(u_place + args.half, turned_v);
+  Store<T, V>(u_place + args.pairs, turned_v);
 }
 
 // A unit's value and slope at x.
@@ -178,15 +179,19 @@ void ForUnit(Unit unit, const F& f) {
 
 }  // namespace
 
-int Rope(const Rows& x, int64_t heads, int64_t head_dim, const float* cos, const float* sin, bool inverse,
-         void* stream) {
+int Rope(const Rows& x, int64_t heads, int64_t head_dim, const Turns& turns, bool inverse, void* stream) {
   if (x.rows == 0) return cudaSuccess;
-  const RopeArgs args = {
-      cos, sin, x.rows, static_cast<int>(heads), static_cast<int>(head_dim / 2), inverse ? -1.0F : 1.0F};
-  return Dispatch({&x}, args.half, [&](auto places) -> int {
+  const RopeArgs args = {.cos = turns.cos,
+                         .sin = turns.sin,
+                         .rows = x.rows,
+                         .heads = static_cast<int>(heads),
+                         .head_dim = static_cast<int>(head_dim),
+                         .pairs = static_cast<int>(turns.pairs),
+                         .sign = inverse ? -1.0F : 1.0F};
+  return Dispatch({&x}, std::gcd(turns.pairs, head_dim), [&](auto places) -> int {
     using T = typename decltype(places)::Type;
     constexpr int V = decltype(places)::kWidth;
-    const int64_t threads = x.rows * heads * args.half / V;
+    const int64_t threads = x.rows * heads * args.pairs / V;
     RopeKernel<T, V><<<FlatBlocks(threads), kFlatThreads, 0, StreamOf(stream)>>>(ViewOf<T>(x), args);
     return cudaGetLastError();
   });

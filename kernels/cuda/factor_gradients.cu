@@ -3,11 +3,13 @@
 // on their way. Where the tokens are shared out, the block that ends last adds the shares up in their order, so that
 // the result does not depend on who was first.
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 #include <mma.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda_ops.h"
 
@@ -20,7 +22,7 @@ constexpr int kThreads = 128;
 constexpr int kTile = 16;  // of a tensor core's product
 constexpr int kMostTiles = kMostFactorRank / kTile;
 [[maybe_unused]] constexpr int kPad = 8;  // columns that keep rows of shared memory on different banks
-constexpr int kPiece = 8;                 // bf16 in 16 bytes
+constexpr int kPiece = 8;                 // 16-bit numbers in 16 bytes
 constexpr int64_t kMostBlocks = 512;
 constexpr int64_t kWantedBlocks = 264;
 constexpr int64_t kFewestTokens = 128;  // of a share
@@ -28,8 +30,8 @@ constexpr int64_t kCounters = kMostBlocks;
 static_assert(kFactorWorkspace >= kCounters * 4 + kMostBlocks * kStrip * kMostFactorRank * 4);
 
 struct Task {
-  const __nv_bfloat16* wide;
-  const __nv_bfloat16* narrow;
+  const void* wide;
+  const void* narrow;
   float* out;
   int64_t wide_stride, narrow_stride, wide_step, narrow_step, tokens;
   float scale;
@@ -40,13 +42,13 @@ struct Tasks {
   int count, shares, tokens_each;
 };
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-__device__ uint4 LoadPiece(const __nv_bfloat16* from, bool inside) {
+template <typename T>
+__device__ uint4 LoadPiece(const T* from, bool inside) {
   return inside ? *reinterpret_cast<const uint4*>(from) : uint4{};
 }
 
-template <int kTiles>
-__global__ void FactorKernel(Tasks all, int* counters, float* parts) {
+template <typename T, int kTiles>
+__device__ void Multiply(const Tasks& all, int* counters, float* parts) {
   namespace wmma = nvcuda::wmma;
   constexpr int kRank = kTiles * kTile;
   constexpr int kWideLd = kStrip + kPad;
@@ -56,8 +58,8 @@ __global__ void FactorKernel(Tasks all, int* counters, float* parts) {
   constexpr int kTileBytes = kTokens * (kWideLd + kNarrowLd) * 2;
   constexpr int kSumBytes = kStrip * kRank * 4;
   __shared__ alignas(128) unsigned char memory[kTileBytes > kSumBytes ? kTileBytes : kSumBytes];
-  auto* wide = reinterpret_cast<__nv_bfloat16*>(memory);
-  __nv_bfloat16* narrow = wide + kTokens * kWideLd;
+  auto* wide = reinterpret_cast<T*>(memory);
+  T* narrow = wide + kTokens * kWideLd;
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / 32;
 
@@ -68,6 +70,8 @@ __global__ void FactorKernel(Tasks all, int* counters, float* parts) {
   const int first_col = strip * kStrip;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * all.tokens_each;
   const int64_t last = min(first + all.tokens_each, task.tokens);
+  const auto* task_wide = static_cast<const T*>(task.wide);
+  const auto* task_narrow = static_cast<const T*>(task.narrow);
 
   uint4 next_wide[kWidePieces];
   uint4 next_narrow[kNarrowPieces];
@@ -77,14 +81,14 @@ __global__ void FactorKernel(Tasks all, int* counters, float* parts) {
       const int piece = i * kThreads + thread;
       const int64_t row = token + piece / (kStrip / kPiece);
       const int col = first_col + piece % (kStrip / kPiece) * kPiece;
-      next_wide[i] = LoadPiece(task.wide + row * task.wide_stride + col, row < last && col < task.cols);
+      next_wide[i] = LoadPiece(task_wide + row * task.wide_stride + col, row < last && col < task.cols);
     }
 #pragma unroll
     for (int i = 0; i < kNarrowPieces; ++i) {
       const int piece = i * kThreads + thread;
       const int64_t row = token + piece / (kRank / kPiece);
       const int col = piece % (kRank / kPiece) * kPiece;
-      next_narrow[i] = LoadPiece(task.narrow + row * task.narrow_stride + col,
+      next_narrow[i] = LoadPiece(task_narrow + row * task.narrow_stride + col,
                                  piece < kTokens * kRank / kPiece && row < last && col < task.rank);
     }
   };
@@ -114,11 +118,11 @@ __global__ void FactorKernel(Tasks all, int* counters, float* parts) {
     if (token + kTokens < last) fetch(token + kTokens);
 #pragma unroll
     for (int k = 0; k < kTokens; k += kTile) {
-      wmma::fragment<wmma::matrix_a, kTile, kTile, kTile, __nv_bfloat16, wmma::col_major> left;
+      wmma::fragment<wmma::matrix_a, kTile, kTile, kTile, T, wmma::col_major> left;
       wmma::load_matrix_sync(left, wide + k * kWideLd + warp * kTile, kWideLd);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        wmma::fragment<wmma::matrix_b, kTile, kTile, kTile, __nv_bfloat16, wmma::row_major> right;
+        wmma::fragment<wmma::matrix_b, kTile, kTile, kTile, T, wmma::row_major> right;
         wmma::load_matrix_sync(right, narrow + k * kNarrowLd + n * kTile, kNarrowLd);
         wmma::mma_sync(sums[n], left, right, sums[n]);
       }
@@ -163,20 +167,31 @@ __global__ void FactorKernel(Tasks all, int* counters, float* parts) {
     *to += task.scale * sum[col * kRank + j];
   }
 }
-#else
-template <int kTiles>
-__global__ void FactorKernel(Tasks, int*, float*) {}
+template <typename T, int kTiles>
+__global__ void FactorKernel(Tasks all, int* counters, float* parts) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  Multiply<T, kTiles>(all, counters, parts);
+#else  // without products of bf16
+  if constexpr (std::is_same_v<T, __half>) Multiply<T, kTiles>(all, counters, parts);
 #endif
-
-bool Aligned(const Rows& m) {
-  return m.type == Type::kBF16 && reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.stride % kPiece == 0 &&
-         m.cols % kPiece == 0;
 }
 
-template <int kTiles>
-int Start(const Tasks& all, dim3 grid, void* workspace, cudaStream_t stream) {
+bool Aligned(const Rows& m) {
+  return (m.type == Type::kBF16 || m.type == Type::kF16) && reinterpret_cast<uintptr_t>(m.data) % 16 == 0 &&
+         m.stride % kPiece == 0 && m.cols % kPiece == 0;
+}
+
+template <typename T>
+int Start(const Tasks& all, int64_t rank, dim3 grid, void* workspace, cudaStream_t stream) {
   auto* counters = static_cast<int*>(workspace);
-  FactorKernel<kTiles><<<grid, kThreads, 0, stream>>>(all, counters, reinterpret_cast<float*>(counters + kCounters));
+  auto* parts = reinterpret_cast<float*>(counters + kCounters);
+  if (rank <= kTile) {
+    FactorKernel<T, 1><<<grid, kThreads, 0, stream>>>(all, counters, parts);
+  } else if (rank <= 2 * kTile) {
+    FactorKernel<T, 2><<<grid, kThreads, 0, stream>>>(all, counters, parts);
+  } else {
+    FactorKernel<T, kMostTiles><<<grid, kThreads, 0, stream>>>(all, counters, parts);
+  }
   return cudaGetLastError();
 }
 
@@ -193,8 +208,8 @@ int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* work
   int64_t tokens = 0;
   for (int64_t i = 0; i < count; ++i) {
     const FactorGradient& g = gradients[i];
-    all.tasks[i] = {.wide = static_cast<const __nv_bfloat16*>(g.wide.data),
-                    .narrow = static_cast<const __nv_bfloat16*>(g.narrow.data),
+    all.tasks[i] = {.wide = g.wide.data,
+                    .narrow = g.narrow.data,
                     .out = g.out,
                     .wide_stride = g.wide.stride,
                     .narrow_stride = g.narrow.stride,
@@ -218,9 +233,8 @@ int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* work
   all.shares = static_cast<int>((tokens + all.tokens_each - 1) / all.tokens_each);
   const dim3 grid(static_cast<unsigned>(strips), static_cast<unsigned>(all.shares));
   auto* on = static_cast<cudaStream_t>(stream);
-  if (rank <= kTile) return Start<1>(all, grid, workspace, on);
-  if (rank <= 2 * kTile) return Start<2>(all, grid, workspace, on);
-  return Start<kMostTiles>(all, grid, workspace, on);
+  if (gradients[0].wide.type == Type::kF16) return Start<__half>(all, rank, grid, workspace, on);
+  return Start<__nv_bfloat16>(all, rank, grid, workspace, on);
 }
 
 }  // namespace strata::kernels::cuda

@@ -5,6 +5,7 @@
 #define STRATA_KERNELS_CUDA_ROWS_CUH_
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@ constexpr int kFlatThreads = 256;
 
 __device__ inline float ToFloat(float x) { return x; }
 __device__ inline float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float ToFloat(__half x) { return __half2float(x); }
 template <typename T>
 __device__ T FromFloat(float x);
 template <>
@@ -30,6 +32,10 @@ __device__ inline float FromFloat<float>(float x) {
 template <>
 __device__ inline __nv_bfloat16 FromFloat<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
+}
+template <>
+__device__ inline __half FromFloat<__half>(float x) {
+  return __float2half_rn(x);
 }
 
 template <typename T, int V>
@@ -124,16 +130,30 @@ struct Places {
   static constexpr int kWidth = V;
 };
 
+template <typename T>
+struct Element {
+  using Type = T;
+};
+
+// Calls f(Element<T>{}) with what a matrix's elements are. REQUIRES: not quantised.
+template <typename F>
+auto WithElement(Type type, const F& f) {
+  if (type == Type::kF32) return f(Element<float>{});
+  if (type == Type::kF16) return f(Element<__half>{});
+  return f(Element<__nv_bfloat16>{});
+}
+
 // Calls f(Places<T, V>{}) with the matrices' type and as many columns at once as all of them allow, whose
 // rows (or pieces of rows) count `cols`. fp32 vectors beside them lie aligned (they start a tensor) where cols do.
 template <typename F>
 int Dispatch(std::initializer_list<const Rows*> all, int64_t cols, const F& f) {
-  const Rows& first = **all.begin();
-  const int64_t size = first.type == Type::kF32 ? 4 : 2;
-  bool wide = true;
-  for (const Rows* m : all) wide = wide && Aligned(m->data, m->stride * size, cols * size, kPiece);
-  if (first.type == Type::kF32) return wide ? f(Places<float, 4>{}) : f(Places<float, 1>{});
-  return wide ? f(Places<__nv_bfloat16, 8>{}) : f(Places<__nv_bfloat16, 1>{});
+  return WithElement((*all.begin())->type, [&](auto element) -> int {
+    using T = typename decltype(element)::Type;
+    constexpr int64_t kSize = sizeof(T);
+    bool wide = true;
+    for (const Rows* m : all) wide = wide && Aligned(m->data, m->stride * kSize, cols * kSize, kPiece);
+    return wide ? f(Places<T, kPiece / kSize>{}) : f(Places<T, 1>{});
+  });
 }
 
 inline unsigned RowThreads(int64_t cols, int v) {

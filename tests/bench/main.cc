@@ -20,9 +20,9 @@ struct TrainFlags {
 
 int RunTrain(const TrainFlags& flags, TrainCase& bench) {
   strata::config::TrainOptions& options = bench.options;
-  options.dtype = flags.dtype == "bf16" ? strata::config::ComputeDType::kBf16 : strata::config::ComputeDType::kFp32;
+  options.dtype = strata::config::ParseComputeDType(flags.dtype);
   options.base_dtype = strata::config::ParseBaseDType(flags.base_dtype);
-  const std::string fault = strata::config::PrecisionFault(options.precision(), options.device.starts_with("cuda"));
+  const std::string fault = strata::config::PrecisionFault(options.precision(), options.device != "cpu");
   if (!fault.empty()) {
     std::cerr << "strata-bench: " << fault << "\n";
     return 2;
@@ -58,9 +58,10 @@ int main(int argc, char** argv) {
   CLI::App* train = app.add_subcommand("train", "The LoRA step: rows 1-6 and 14 of PERFORMANCE.md");
   train->add_option("--model", bench.model, "Model folder, GGUF file, or org/name in the HF cache")->required();
   train->add_option("--data", bench.data, "JSONL or Parquet as strata-client train takes it; without it random tokens");
-  train->add_option("--dtype", flags.dtype, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}));
-  train->add_option("--base-dtype", flags.base_dtype, "fp32, bf16, int8 or nf4 (default: as --dtype)")
-      ->check(CLI::IsMember({"fp32", "bf16", "int8", "nf4"}));
+  train->add_option("--dtype", flags.dtype, "fp32, bf16, or fp16 on CUDA")
+      ->check(CLI::IsMember(strata::config::kComputeDTypeWords));
+  train->add_option("--base-dtype", flags.base_dtype, "fp32, bf16, fp16, int8 or nf4 (default: as --dtype)")
+      ->check(CLI::IsMember(strata::config::kBaseDTypeWords));
   train->add_option("--device", options.device, "auto, cpu or cuda:N");
   train->add_option("--batch", options.batch_size, "Rows a step")->check(CLI::PositiveNumber);
   train->add_option("--seq", options.max_length, "Length of random rows; longer rows of a file are cut")
@@ -68,6 +69,8 @@ int main(int argc, char** argv) {
   train->add_option("--rank", flags.rank, "Of the adapter, on all linear modules")->check(CLI::PositiveNumber);
   train->add_option("--alpha", flags.alpha, "Of the adapter");
   train->add_flag("--checkpointing", options.gradient_checkpointing, "Compute layers again in the backward pass");
+  train->add_option("--dropout", options.adapter.dropout, "Of the adapter")->check(CLI::Range(0.0, 0.99));
+  train->add_option("--host-layers", options.host_layers, "Layers whose matrices stay in the host's memory, on CUDA");
   train->add_option("--warmup", bench.warmup, "Steps that do not count");
   train->add_option("--steps", bench.timed, "Steps that count")->check(CLI::PositiveNumber);
   train->add_option("--threads", bench.threads, "Threads that compute (default: all cores)")

@@ -1,12 +1,12 @@
 """Peer baseline for the LoRA training step on a CUDA device: Hugging Face PEFT. Prints one line of JSON; the keys are those of
 strata-bench train.
 
-    python3 peft_step_cuda.py --shapes 8b|tinyllama|smollm2 [--write DIR]
-        [--rows 1 --seq 2048] [--lora bf16|fp32] [--compile] [--checkpointing] [--steps 6] [--warmup 3]
+    python3 peft_step_cuda.py --shapes 8b|tinyllama|smollm2|gemma2 [--write DIR]
+        [--rows 1 --seq 2048] [--dtype bf16|fp16] [--lora bf16|fp32] [--dropout P] [--compile] [--checkpointing] [--steps 6] [--warmup 3]
 
 Random weights of the named shapes (--write DIR writes them as a Hugging Face directory, for strata-bench, and ends).
 A step is forward, backward, fused AdamW and zero_grad over random tokens; LoRA r=16 alpha=32 on all linear modules, base in
-bfloat16, no dropout. tok_s is the median over the timed steps. Needs torch, transformers and peft.
+bfloat16 (or float16, without a scaler). tok_s is the median over the timed steps. Needs torch, transformers and peft.
 """
 import argparse
 import json
@@ -22,6 +22,9 @@ SHAPES = {
     "smollm2": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
                     num_key_value_heads=3, vocab_size=49152, rope_theta=100000.0, max_position_embeddings=8192,
                     tie_word_embeddings=True),
+    "gemma2": dict(hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8,
+                   num_key_value_heads=4, head_dim=256, vocab_size=256000, max_position_embeddings=8192,
+                   query_pre_attn_scalar=256, sliding_window=4096),
 }
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -39,7 +42,9 @@ def main():
     p.add_argument("--rows", type=int, default=1)
     p.add_argument("--seq", type=int, default=512)
     p.add_argument("--lora", choices=["bf16", "fp32"], default="bf16", help="type of the adapters; PEFT's default is fp32")
-    p.add_argument("--attn", default="sdpa")
+    p.add_argument("--dtype", choices=["bf16", "fp16"], default="bf16")
+    p.add_argument("--dropout", type=float, default=0.0)
+    p.add_argument("--attn", help="default: sdpa, for Gemma 2 eager, which alone has its cap")
     p.add_argument("--compile", action="store_true")
     p.add_argument("--checkpointing", action="store_true")
     p.add_argument("--warmup", type=int, default=3)
@@ -47,18 +52,20 @@ def main():
     p.add_argument("--device", default="cuda")
     a = p.parse_args()
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     torch.manual_seed(0)
-    config = LlamaConfig(attn_implementation=a.attn, **SHAPES[a.shapes])
-    torch.set_default_dtype(torch.bfloat16)
+    family = "Gemma2" if a.shapes == "gemma2" else "Llama"
+    a.attn = a.attn or ("eager" if family == "Gemma2" else "sdpa")
+    config = getattr(transformers, family + "Config")(attn_implementation=a.attn, **SHAPES[a.shapes])
+    torch.set_default_dtype(torch.bfloat16 if a.dtype == "bf16" else torch.float16)
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+        model = getattr(transformers, family + "ForCausalLM")(config)
     torch.set_default_dtype(torch.float32)
     model = model.to_empty(device=a.device)
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.fill_(1) if "norm" in name else value.normal_(0, 0.02)
+            value.fill_(0 if family == "Gemma2" else 1) if "norm" in name else value.normal_(0, 0.02)
         model.tie_weights()
         rotary = model.model.rotary_emb
         with torch.device(a.device):
@@ -76,7 +83,8 @@ def main():
     if a.checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=MODULES, task_type="CAUSAL_LM"),
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=a.dropout, target_modules=MODULES,
+                                             task_type="CAUSAL_LM"),
                            autocast_adapter_dtype=a.lora == "fp32")
     model.train()
     trained = [q for q in model.parameters() if q.requires_grad]
@@ -103,7 +111,7 @@ def main():
             seconds.append(time.perf_counter() - begin)
     took = statistics.median(seconds)
     print(json.dumps({
-        "bench": "peft_step_cuda", "shapes": a.shapes, "lora": a.lora, "compile": a.compile, "attn": a.attn,
+        "bench": "peft_step_cuda", "shapes": a.shapes, "dtype": a.dtype, "dropout": a.dropout, "lora": a.lora, "compile": a.compile, "attn": a.attn,
         "checkpointing": a.checkpointing, "batch": a.rows, "seq": a.seq, "ms_step": round(took * 1e3, 2),
         "tok_s": round(a.rows * a.seq / took, 1), "first_step_s": round(first, 2),
         "peak_device_mb": torch.cuda.max_memory_allocated() >> 20 if cuda else None,

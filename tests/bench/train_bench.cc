@@ -131,13 +131,15 @@ Json Report(const TrainCase& bench, const Watch& watch) {
   for (const Step& step : watch.steps()) losses.push_back(Rounded(step.loss, 6));
   const config::TrainOptions& options = bench.options;
   return {{"bench", "train"},
-          {"dtype", options.dtype == config::ComputeDType::kBf16 ? "bf16" : "fp32"},
+          {"dtype", config::ComputeDTypeWord(options.dtype)},
           {"base_dtype", config::BaseDTypeWord(options.precision().base)},
           {"data", bench.data.empty() ? "random" : bench.data.substr(bench.data.rfind('/') + 1)},
           {"device", options.device},
           {"batch", options.batch_size},
           {"seq", options.max_length},
           {"checkpointing", options.gradient_checkpointing},
+          {"dropout", options.adapter.dropout},
+          {"host_layers", options.host_layers},
           {"threads", at::get_num_threads()},
           {"ms_step", Rounded(1e3 * Median(timed, [](const Step& s) { return s.seconds; }), 1)},
           {"tok_s", Rounded(rate, 1)},
@@ -151,8 +153,8 @@ Json Report(const TrainCase& bench, const Watch& watch) {
 void AddFloor(const Watch& watch, double flops_per_token, Json& report) {
   Json rates = Json::object();
   for (const auto& [name, rate] : watch.rates().best()) rates[name] = Rounded(rate, 1);
-  const bool bf16 = report["dtype"] == "bf16";
-  const double floor = watch.rates().Fastest(bf16) * 1e9 / flops_per_token;
+  const bool half = report["dtype"] != "fp32";  // fp16's products are as fast as bf16's
+  const double floor = watch.rates().Fastest(half) * 1e9 / flops_per_token;
   report["gflop_token"] = Rounded(flops_per_token * 1e-9, 4);
   report["gemm_gflops"] = std::move(rates);
   report["floor_tok_s"] = Rounded(floor, 1);
@@ -166,8 +168,9 @@ absl::StatusOr<Json> RunTrainCase(const TrainCase& bench, runtime::Runtime runti
   options.steps = bench.warmup + bench.timed;
   options.checkpoint_steps = 0;
   train::ModelCache models(runtime.files, bench.threads);
-  STRATA_ASSIGN_OR_RETURN(train::LoadedModel* const loaded,
-                          models.Get(bench.model, options.precision(), options.device));
+  STRATA_ASSIGN_OR_RETURN(
+      train::LoadedModel* const loaded,
+      models.Get(bench.model, options.precision(), {options.device, static_cast<int64_t>(options.host_layers)}));
   model::Transformer& model = *loaded->transformer;
   data::Rows rows;
   if (bench.data.empty()) {

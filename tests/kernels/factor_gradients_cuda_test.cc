@@ -1,9 +1,10 @@
 // Gradients of factors on a CUDA device against sums in double.
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
+#include <tuple>
 #include <vector>
 
 #include "kernels/cuda_ops.h"
@@ -11,21 +12,27 @@
 namespace strata::kernels {
 namespace {
 
-float Widened(uint16_t half) {
-  const uint32_t wide = static_cast<uint32_t>(half) << 16;
-  float value = 0;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
+uint16_t Narrowed(Type type, float value) {
+  uint16_t half = 0;
+  if (type == Type::kF16) {
+    half = __builtin_bit_cast(uint16_t, __float2half_rn(value));
+  } else {
+    RoundToBf16(&value, &half, 1);
+  }
+  return half;
 }
 
-// bf16 [rows, cols] with `stride` elements between rows, here and on the device.
+float Widened(Type type, uint16_t half) {
+  if (type == Type::kBF16) return __builtin_bit_cast(float, static_cast<uint32_t>(half) << 16);
+  return __half2float(__builtin_bit_cast(__half, half));
+}
+
+// bf16 or fp16 [rows, cols] with `stride` elements between rows, here and on the device.
 struct Matrix {
-  Matrix(int64_t rows, int64_t cols, int64_t stride, double phase) : rows(rows), cols(cols), stride(stride) {
-    std::vector<float> values(static_cast<size_t>(rows * stride));
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] = static_cast<float>(std::sin(static_cast<double>(i) * 0.7310001 + phase));
-    host.resize(values.size());
-    RoundToBf16(values.data(), host.data(), static_cast<int64_t>(values.size()));
+  Matrix(Type type, int64_t rows, int64_t cols, int64_t stride, double phase)
+      : type(type), rows(rows), cols(cols), stride(stride) {
+    for (int64_t i = 0; i < rows * stride; ++i)
+      host.push_back(Narrowed(type, static_cast<float>(std::sin(static_cast<double>(i) * 0.7310001 + phase))));
     EXPECT_EQ(cudaMalloc(&device, host.size() * 2), cudaSuccess);
     EXPECT_EQ(cudaMemcpy(device, host.data(), host.size() * 2, cudaMemcpyHostToDevice), cudaSuccess);
   }
@@ -34,15 +41,13 @@ struct Matrix {
   Matrix& operator=(const Matrix&) = delete;
   // Columns [first, first + count).
   Rows View(int64_t first, int64_t count) const {
-    return {.data = static_cast<uint16_t*>(device) + first,
-            .type = Type::kBF16,
-            .rows = rows,
-            .cols = count,
-            .stride = stride};
+    return {
+        .data = static_cast<uint16_t*>(device) + first, .type = type, .rows = rows, .cols = count, .stride = stride};
   }
   double At(int64_t row, int64_t col) const {
-    return static_cast<double>(Widened(host[static_cast<size_t>(row * stride + col)]));
+    return static_cast<double>(Widened(type, host[static_cast<size_t>(row * stride + col)]));
   }
+  Type type;
   int64_t rows, cols, stride;
   std::vector<uint16_t> host;
   void* device = nullptr;
@@ -58,14 +63,14 @@ struct Case {
   std::vector<Part> parts;
 };
 
-class FactorGradientsCuda : public ::testing::TestWithParam<Case> {};
+class FactorGradientsCuda : public ::testing::TestWithParam<std::tuple<Type, Case>> {};
 
 TEST_P(FactorGradientsCuda, AreTheSums) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) GTEST_SKIP() << "no CUDA device here";
-  const Case& c = GetParam();
-  const Matrix wide(c.tokens, c.cols, c.cols + 16, 0.1);
-  const Matrix narrow(c.tokens, c.rank, c.rank + 8, 0.5);
+  const auto& [type, c] = GetParam();
+  const Matrix wide(type, c.tokens, c.cols, c.cols + 16, 0.1);
+  const Matrix narrow(type, c.tokens, c.rank, c.rank + 8, 0.5);
   void* workspace = nullptr;
   ASSERT_EQ(cudaMalloc(&workspace, cuda::kFactorWorkspace), cudaSuccess);
   ASSERT_EQ(cudaMemset(workspace, 0, cuda::kFactorWorkspace), cudaSuccess);
@@ -110,10 +115,12 @@ TEST_P(FactorGradientsCuda, AreTheSums) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, FactorGradientsCuda,
-    ::testing::Values(Case{50, 64, 8, {{0, 64, 0, 8, true}}},
-                      Case{200, 72, 48, {{0, 24, 0, 16, true}, {24, 24, 16, 16, true}, {48, 24, 32, 16, true}}},
-                      Case{700, 136, 48, {{0, 136, 0, 16, false}, {0, 136, 16, 24, false}, {0, 136, 40, 8, false}}},
-                      Case{2048, 256, 64, {{0, 256, 0, 64, true}, {0, 256, 0, 64, false}}}));
+    ::testing::Combine(
+        ::testing::Values(Type::kBF16, Type::kF16),
+        ::testing::Values(Case{50, 64, 8, {{0, 64, 0, 8, true}}},
+                          Case{200, 72, 48, {{0, 24, 0, 16, true}, {24, 24, 16, 16, true}, {48, 24, 32, 16, true}}},
+                          Case{700, 136, 48, {{0, 136, 0, 16, false}, {0, 136, 16, 24, false}, {0, 136, 40, 8, false}}},
+                          Case{2048, 256, 64, {{0, 256, 0, 64, true}, {0, 256, 0, 64, false}}})));
 
 TEST(FactorGradients, RaggedOnesAreLeftToOthers) {
   uint16_t memory[64] = {};

@@ -1,5 +1,6 @@
-// Row kernels on a CUDA device against the processor's, in fp32 and bf16, with rows that take pieces of 16 bytes and
-// rows that do not.
+// Row kernels on a CUDA device against the processor's, in fp32, bf16 and fp16, with rows that take pieces of 16 bytes
+// and rows that do not. In fp16 the processor computes in fp32, from the same values.
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -53,60 +54,81 @@ std::vector<float> Floats(int64_t count, double scale, double phase) {
   return out;
 }
 
-// A matrix of either type, mirrored, with columns beyond its own behind every row.
+constexpr int64_t SizeOf(Type type) { return type == Type::kF32 ? 4 : 2; }
+
+std::vector<uint8_t> BytesOf(Type type, const std::vector<float>& values) {
+  std::vector<uint8_t> bytes(values.size() * static_cast<size_t>(SizeOf(type)));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (type == Type::kF32) {
+      std::memcpy(bytes.data() + 4 * i, &values[i], 4);
+    } else if (type == Type::kF16) {
+      const __half half = __float2half_rn(values[i]);
+      std::memcpy(bytes.data() + 2 * i, &half, 2);
+    } else {
+      uint16_t half = 0;
+      RoundToBf16(&values[i], &half, 1);
+      std::memcpy(bytes.data() + 2 * i, &half, 2);
+    }
+  }
+  return bytes;
+}
+
+std::vector<float> FloatsOf(Type type, const std::vector<uint8_t>& bytes) {
+  std::vector<float> values(bytes.size() / static_cast<size_t>(SizeOf(type)));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (type == Type::kF32) {
+      std::memcpy(&values[i], bytes.data() + 4 * i, 4);
+    } else if (type == Type::kF16) {
+      __half half;
+      std::memcpy(&half, bytes.data() + 2 * i, 2);
+      values[i] = __half2float(half);
+    } else {
+      uint16_t half = 0;
+      std::memcpy(&half, bytes.data() + 2 * i, 2);
+      values[i] = __builtin_bit_cast(float, static_cast<uint32_t>(half) << 16);
+    }
+  }
+  return values;
+}
+
+// A matrix of any type, mirrored, with columns beyond its own behind every row.
 class Matrix {
  public:
   Matrix(Type type, int64_t rows, int64_t cols, int64_t stride, double scale, double phase)
       : type_(type),
+        here_type_(type == Type::kF16 ? Type::kF32 : type),
         rows_(rows),
         cols_(cols),
         stride_(stride),
-        bytes_(BytesOf(type, Floats(rows * stride, scale, phase))) {}
+        there_(BytesOf(type, Floats(rows * stride, scale, phase))),
+        here_(BytesOf(here_type_, FloatsOf(type, there_.host))) {}
 
-  Rows Here() { return View(bytes_.host.data()); }
-  Rows There() { return View(bytes_.device); }
+  Rows Here() { return View(here_.data(), here_type_); }
+  Rows There() { return View(there_.device, type_); }
   // The largest difference of what both hold, in units of what one rounding may make of it; the margins count too.
   double Difference() const {
-    const std::vector<uint8_t> fetched = bytes_.Fetch();
+    const std::vector<float> expected = FloatsOf(here_type_, here_);
+    const std::vector<float> found = FloatsOf(type_, there_.Fetch());
+    const double relative = type_ == Type::kF32 ? 4e-6 : type_ == Type::kF16 ? 1.0 / 1024 : 1.0 / 128;
+    const double absolute = type_ == Type::kF32 ? 4e-6 : type_ == Type::kF16 ? 1e-3 : 8e-3;
     double most = 0;
-    for (int64_t i = 0; i < rows_ * stride_; ++i) {
-      const double a = At(bytes_.host, i);
-      const double b = At(fetched, i);
-      const double limit = std::abs(a) * (type_ == Type::kF32 ? 4e-6 : 1.0 / 128) + (type_ == Type::kF32 ? 4e-6 : 8e-3);
-      most = std::max(most, std::isfinite(b) ? std::abs(a - b) / limit : INFINITY);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const auto a = static_cast<double>(expected[i]);
+      const auto b = static_cast<double>(found[i]);
+      most = std::max(most, std::isfinite(b) ? std::abs(a - b) / (std::abs(a) * relative + absolute) : INFINITY);
     }
     return most;
   }
 
  private:
-  static std::vector<uint8_t> BytesOf(Type type, const std::vector<float>& values) {
-    std::vector<uint8_t> bytes(values.size() * (type == Type::kF32 ? 4 : 2));
-    if (type == Type::kF32) {
-      std::memcpy(bytes.data(), values.data(), bytes.size());
-    } else {
-      std::vector<uint16_t> halves(values.size());
-      RoundToBf16(values.data(), halves.data(), static_cast<int64_t>(values.size()));
-      std::memcpy(bytes.data(), halves.data(), bytes.size());
-    }
-    return bytes;
+  Rows View(void* data, Type type) const {
+    return {.data = data, .type = type, .rows = rows_, .cols = cols_, .stride = stride_};
   }
-  double At(const std::vector<uint8_t>& bytes, int64_t i) const {
-    float value = 0;
-    if (type_ == Type::kF32) {
-      std::memcpy(&value, bytes.data() + 4 * i, 4);
-    } else {
-      uint16_t half = 0;
-      std::memcpy(&half, bytes.data() + 2 * i, 2);
-      const uint32_t wide = static_cast<uint32_t>(half) << 16;
-      std::memcpy(&value, &wide, 4);
-    }
-    return static_cast<double>(value);
-  }
-  Rows View(void* data) const { return {.data = data, .type = type_, .rows = rows_, .cols = cols_, .stride = stride_}; }
 
-  Type type_;
+  Type type_, here_type_;
   int64_t rows_, cols_, stride_;
-  Mirrored<uint8_t> bytes_;
+  Mirrored<uint8_t> there_;
+  std::vector<uint8_t> here_;
 };
 
 struct Shape {
@@ -146,7 +168,9 @@ TEST_P(RowOpsCuda, Norms) {
         EXPECT_LE(out.Difference(), 1) << what;
         EXPECT_LE(x.Difference(), 1) << what;
         const std::vector<float> fetched = rstd.Fetch();
-        for (size_t i = 0; i < fetched.size(); ++i) EXPECT_NEAR(fetched[i], rstd.host[i], 2e-5 * rstd.host[i]) << what;
+        // The processor does not round sums to fp16.
+        const double limit = GetParam().type == Type::kF16 ? 2e-4 : 2e-5;
+        for (size_t i = 0; i < fetched.size(); ++i) EXPECT_NEAR(fetched[i], rstd.host[i], limit * rstd.host[i]) << what;
       };
       Norm(x.Here(), here, out.Here(), rstd.host.data(), kThreads);
       EXPECT_LAUNCHED(cuda::Norm(x.There(), there, out.There(), rstd.device, nullptr));
@@ -165,15 +189,17 @@ TEST_P(RowOpsCuda, Norms) {
 }
 
 TEST_P(RowOpsCuda, Rope) {
-  const int64_t half = GetParam().cols % 16 == 0 ? 8 : 3;
-  const Mirrored<float> cos(Floats(GetParam().rows * half, 1, 0.1));
-  const Mirrored<float> sin(Floats(GetParam().rows * half, 1, 1.7));
-  const int64_t heads = GetParam().cols / (2 * half);
-  for (const bool inverse : {false, true}) {
-    Matrix x = Make(0);
-    Rope(x.Here(), heads, 2 * half, {cos.host.data(), sin.host.data(), half}, inverse, kThreads);
-    EXPECT_LAUNCHED(cuda::Rope(x.There(), heads, 2 * half, cos.device, sin.device, inverse, nullptr));
-    EXPECT_LE(x.Difference(), 1);
+  const int64_t pairs = GetParam().cols % 16 == 0 ? 8 : 3;
+  const Mirrored<float> cos(Floats(GetParam().rows * pairs, 1, 0.1));
+  const Mirrored<float> sin(Floats(GetParam().rows * pairs, 1, 1.7));
+  for (const int64_t head_dim : {2 * pairs, 3 * pairs, 4 * pairs}) {
+    const int64_t heads = GetParam().cols / head_dim;
+    for (const bool inverse : {false, true}) {
+      Matrix x = Make(0);
+      Rope(x.Here(), heads, head_dim, {cos.host.data(), sin.host.data(), pairs}, inverse, kThreads);
+      EXPECT_LAUNCHED(cuda::Rope(x.There(), heads, head_dim, {cos.device, sin.device, pairs}, inverse, nullptr));
+      EXPECT_LE(x.Difference(), 1) << head_dim;
+    }
   }
 }
 
@@ -218,8 +244,8 @@ TEST_P(RowOpsCuda, Loss) {
       EXPECT_LAUNCHED(cuda::CrossEntropy(logits.There(), targets.device, options, scale.device, nll.device, nullptr));
       EXPECT_LE(logits.Difference(), cap > 0 ? 4 : 2) << cap << gradient;
       const std::vector<float> fetched = nll.Fetch();
-      // In bf16 a capped logit is rounded on the device before it counts, and not on the processor.
-      const double limit = cap > 0 && GetParam().type == Type::kBF16 ? 2e-2 : 1e-5;
+      // In 16 bits a capped logit is rounded on the device before it counts, and not on the processor.
+      const double limit = cap > 0 && GetParam().type != Type::kF32 ? 2e-2 : 1e-5;
       for (size_t i = 0; i < fetched.size(); ++i) EXPECT_NEAR(fetched[i], nll.host[i], limit * (1 + nll.host[i]));
     }
   }
@@ -232,7 +258,7 @@ TEST_P(RowOpsCuda, ARowWithoutATargetHasNoGradient) {
   EXPECT_LAUNCHED(cuda::CrossEntropy(logits.There(), targets.device, {.gradient = true}, nullptr, nll.device, nullptr));
   EXPECT_EQ(nll.Fetch(), std::vector<float>(targets.host.size(), 0.0F));
   const Rows here = logits.Here();
-  const int64_t size = here.type == Type::kF32 ? 4 : 2;
+  const int64_t size = SizeOf(here.type);
   for (int64_t r = 0; r < here.rows; ++r)
     std::memset(static_cast<uint8_t*>(here.data) + r * here.stride * size, 0, static_cast<size_t>(here.cols * size));
   EXPECT_EQ(logits.Difference(), 0);
@@ -247,7 +273,7 @@ TEST_P(RowOpsCuda, GatherAndScatter) {
   Matrix table = Make(0);
   Matrix out = Make(1);
   const auto copy = [&](const Rows& from, int64_t from_row, const Rows& to, int64_t to_row) {
-    const int64_t size = from.type == Type::kF32 ? 4 : 2;
+    const int64_t size = SizeOf(from.type);
     uint8_t* target = static_cast<uint8_t*>(to.data) + to_row * to.stride * size;
     if (from_row < 0) {
       std::memset(target, 0, static_cast<size_t>(from.cols * size));
@@ -268,7 +294,7 @@ TEST_P(RowOpsCuda, Copies) {
   Matrix from = Make(0);
   Matrix to = Make(1);
   const Rows here = from.Here();
-  const int64_t size = here.type == Type::kF32 ? 4 : 2;
+  const int64_t size = SizeOf(here.type);
   for (int64_t r = 0; r < here.rows; ++r) {
     std::memcpy(static_cast<uint8_t*>(to.Here().data) + r * here.stride * size,
                 static_cast<uint8_t*>(here.data) + r * here.stride * size, static_cast<size_t>(here.cols * size));
@@ -285,7 +311,7 @@ TEST_P(RowOpsCuda, ScaledCopies) {
   const Rows there = out.There();
   // Columns [0, half) and the rest, from two arrays.
   const int64_t half = s.cols / 2;
-  const int64_t size = s.type == Type::kF32 ? 4 : 2;
+  const int64_t size = SizeOf(s.type);
   const Mirrored<cuda::ScaledCopy> copies(
       {{from.device, there.data, s.rows, half, s.stride, 2.0F},
        {from.device + s.rows * half, static_cast<uint8_t*>(there.data) + half * size, s.rows, s.cols - half, s.stride,
@@ -294,11 +320,9 @@ TEST_P(RowOpsCuda, ScaledCopies) {
     for (int64_t c = 0; c < s.cols; ++c) {
       const int64_t source = c < half ? r * half + c : s.rows * half + r * (s.cols - half) + c - half;
       const float value = from.host[static_cast<size_t>(source)] * (c < half ? 2.0F : 0.5F);
-      if (s.type == Type::kF32) {
-        static_cast<float*>(here.data)[r * s.stride + c] = value;
-      } else {
-        RoundToBf16(&value, static_cast<uint16_t*>(here.data) + r * s.stride + c, 1);
-      }
+      const std::vector<uint8_t> bytes = BytesOf(here.type, FloatsOf(s.type, BytesOf(s.type, {value})));
+      std::memcpy(static_cast<uint8_t*>(here.data) + (r * s.stride + c) * SizeOf(here.type), bytes.data(),
+                  bytes.size());
     }
   }
   EXPECT_LAUNCHED(cuda::CopyScaled(copies.device, 2, s.type, nullptr));
@@ -309,7 +333,8 @@ INSTANTIATE_TEST_SUITE_P(
     Shapes, RowOpsCuda,
     ::testing::Values(Shape{"f32", Type::kF32, 5, 576, 576}, Shape{"f32_ragged", Type::kF32, 3, 50, 51},
                       Shape{"f32_wide", Type::kF32, 2, 9000, 9008}, Shape{"bf16", Type::kBF16, 7, 2048, 2096},
-                      Shape{"bf16_ragged", Type::kBF16, 4, 50, 53}, Shape{"bf16_wide", Type::kBF16, 3, 49152, 49152}),
+                      Shape{"bf16_ragged", Type::kBF16, 4, 50, 53}, Shape{"bf16_wide", Type::kBF16, 3, 49152, 49152},
+                      Shape{"f16", Type::kF16, 7, 2048, 2096}, Shape{"f16_ragged", Type::kF16, 4, 50, 53}),
     [](const auto& info) { return info.param.name; });
 
 TEST(SumSquaresCuda, IsThatInDouble) {

@@ -12,6 +12,7 @@
 #include "common/format/tensor.h"
 #include "tests/client/model/golden_batch.h"
 #include "tests/client/model/model_folder.h"
+#include "tests/client/model/test_device.h"
 #include "tests/kernels/quantised_matrix.h"
 
 namespace strata::model {
@@ -96,7 +97,7 @@ void Widen(ModelFolder& folder) {
 std::unique_ptr<Transformer> Load(ModelFolder& folder, config::Precision precision) {
   auto files = folder.Open();
   EXPECT_OK(files);
-  auto model = Transformer::Load(*std::move(files), precision, at::kCPU, 2);
+  auto model = Transformer::Load(*std::move(files), precision, testing::TestDevice(), 2);
   EXPECT_OK(model);
   return *std::move(model);
 }
@@ -111,7 +112,7 @@ data::PackedBatch SomeBatch() {
 at::Tensor Some(at::IntArrayRef shape, int64_t seed) {
   int64_t count = 1;
   for (const int64_t extent : shape) count *= extent;
-  return at::arange(seed, seed + count, at::kFloat).mul_(1.7).sin_().mul_(0.1).view(shape);
+  return at::arange(seed, seed + count, at::kFloat).mul_(1.7).sin_().mul_(0.1).view(shape).to(testing::TestDevice());
 }
 
 // Low-rank factors of every linear module of a layer, every other one with a magnitude.
@@ -144,7 +145,7 @@ std::vector<at::Tensor> Step(Transformer& model, const data::PackedBatch& batch,
   std::vector<at::Tensor> out = {at::scalar_tensor(*loss)};
   for (const NamedFactors& f : trained) {
     for (const at::Tensor& gradient : {f.factors.grad_a, f.factors.grad_b, f.factors.grad_magnitude})
-      out.push_back(gradient);
+      out.push_back(gradient.cpu());
   }
   return out;
 }
@@ -152,6 +153,7 @@ std::vector<at::Tensor> Step(Transformer& model, const data::PackedBatch& batch,
 class QuantisedBase : public ::testing::TestWithParam<std::tuple<std::string, BaseDType>> {};
 
 TEST_P(QuantisedBase, ComputesWhatItsCodesStandFor) {
+  if (testing::TestDeviceName() != "cpu" && !HasCudaKernels()) GTEST_SKIP() << "no kernels for it in this build";
   const auto& [name, type] = GetParam();
   ModelFolder folder(name == "wide" ? "small-mistral" : name);
   if (name == "wide") Widen(folder);
@@ -201,10 +203,22 @@ TEST(BaseDTypeTest, WhatIsNotThereIsRefused) {
   const auto load = [&](config::Precision precision, at::Device device) {
     return Transformer::Load(*folder.Open(), precision, device, 1).status();
   };
-  EXPECT_THAT(load({ComputeDType::kFp32, BaseDType::kNf4}, at::Device(at::kCUDA, 0)),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("nf4 is not available on CUDA")));
+  const at::Device cuda(at::kCUDA, 0);
+  if (!HasCudaKernels()) {
+    EXPECT_THAT(load({ComputeDType::kFp32, BaseDType::kNf4}, cuda),
+                StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("-DSTRATA_CUDA=ON")));
+    EXPECT_THAT(Transformer::Load(*folder.Open(), ComputeDType::kBf16, cuda, 1, 1).status(),
+                StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("host_layers")));
+  }
+  EXPECT_THAT(Transformer::Load(*folder.Open(), ComputeDType::kBf16, cuda, 1, 100).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("found 100")));
+  EXPECT_THAT(Transformer::Load(*folder.Open(), ComputeDType::kBf16, at::kCPU, 1, 1).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("host_layers is for CUDA devices")));
+  EXPECT_THAT(load(ComputeDType::kFp16, at::kCPU),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("fp16 is for CUDA devices")));
   EXPECT_THAT(load({ComputeDType::kBf16, BaseDType::kFp32}, at::kCPU),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("contradicts")));
+  if (testing::TestDeviceName() != "cpu" && !HasCudaKernels()) return;
   const auto model = Load(folder, {ComputeDType::kFp32, BaseDType::kInt8});
   EXPECT_THAT(model->SetBase({}, BaseRoute::kMerge),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("never merged into quantised weights")));

@@ -116,7 +116,8 @@ TEST_F(DoraTest, StartsAsTheModelItself) {
   state_->InitFresh(1, 0, "");
   ASSERT_OK(model_->SetTrained(state_->Factors()));
   ASSERT_OK(model_->ResetMagnitudes());
-  EXPECT_EQ(MaxDifference(Logits(), pristine), 0);
+  // Zeros lengthen a device's products, which LibTorch may sum up in another order then.
+  EXPECT_LE(MaxDifference(Logits(), pristine), testing::TestDeviceName() == "cpu" ? 0 : 2e-6);
   Step({});
   for (const peft::StateEntry& entry : state_->entries()) {
     EXPECT_TRUE(state_->Value(entry, peft::Part::kMagnitude).gt(0).all().item<bool>());

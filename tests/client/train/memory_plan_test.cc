@@ -93,10 +93,25 @@ TEST_F(MemoryPlanTest, ABaseOfFewerBytesIsTheLastResort) {
   EXPECT_EQ(chosen(int8 - 1), "nf4");
   EXPECT_EQ(chosen(nf4 - 1), "none fits");
   run_.options.device = "cuda:0";
-  const uint64_t on_device = peak(config::BaseDType::kFp32);  // without the program
-  EXPECT_LT(on_device, fp32);
+  const uint64_t on_device = peak(config::BaseDType::kFp32);
   EXPECT_EQ(chosen(on_device), "fp32");
+  // Elsewhere in memory that all layers share, which this small model is dwarfed by.
   EXPECT_EQ(chosen(on_device - 1), "none fits");
+}
+
+TEST_F(MemoryPlanTest, LayersOnTheHostVisitTwoPlaces) {
+  run_.options.device = "cuda:0";
+  const auto weights = [&](int64_t host_layers) {
+    return static_cast<int64_t>(NeedsOf(*model_, run_, {.host_layers = host_layers}).weights);
+  };
+  // As many as have a place spare nothing.
+  EXPECT_EQ(weights(1), weights(0));
+  EXPECT_EQ(weights(2), weights(0));
+  EXPECT_LT(weights(3), weights(2));
+  EXPECT_EQ(weights(2) - weights(3), weights(3) - weights(4));
+  EXPECT_GT(NeedsOf(*model_, run_, {.host_layers = 3}).host, 0U);
+  run_.options.host_layers = 1000;
+  EXPECT_THAT(ChooseShape(*model_, run_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("found 1000")));
 }
 
 TEST_F(MemoryPlanTest, ALimitChangesNoLossBeyondRounding) {

@@ -1,3 +1,4 @@
+#include <ATen/ops/from_blob.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -49,7 +50,7 @@ TEST_P(ReplicasTest, AddUpToTheSameBytesEverywhere) {
       ASSERT_OK(replicas);
       EXPECT_EQ((*replicas)->rank(), rank);
       EXPECT_EQ((*replicas)->size(), size);
-      EXPECT_OK((*replicas)->Sum(std::span<float>(values[own])));
+      EXPECT_OK((*replicas)->Sum(at::from_blob(values[own].data(), {static_cast<int64_t>(kCount)}, at::kFloat)));
       EXPECT_OK((*replicas)->Sum(std::span<double>(&totals[own], 1)));
     });
   }

@@ -47,7 +47,7 @@ TEST(FaultsTest, AllAtOnceByLine) {
                   "  schedule: cosin\n"
                   "  betas: [0.9]\n"
                   "batch_size: 3\n"
-                  "dtype: fp16\n"),
+                  "dtype: fp17\n"),
             "t.yaml:1: `batch_size` is 0; expected at least 1\n"
             "t.yaml:3: unknown key `stepz`; did you mean `steps`?\n"
             "t.yaml:4: `steps` expects a whole number from 0 to 4294967295, without leading zeros, found `010`\n"
@@ -55,7 +55,7 @@ TEST(FaultsTest, AllAtOnceByLine) {
             "t.yaml:7: `schedule` expects one of constant, linear, cosine, found `cosin`; did you mean `cosine`?\n"
             "t.yaml:8: `betas` has 1 numbers; expected two such as [0.9, 0.999]\n"
             "t.yaml:9: duplicate key `batch_size`; it stands on line 1 already\n"
-            "t.yaml:10: `dtype` is `fp16`; expected one of fp32, bf16; did you mean `fp32`?");
+            "t.yaml:10: `dtype` is `fp17`; expected one of fp32, bf16, fp16; did you mean `fp16`?");
 }
 
 TEST(FaultsTest, WrongTypes) {
@@ -95,11 +95,15 @@ TEST(FaultsTest, WrongTypes) {
 
 TEST(FaultsTest, BaseDType) {
   EXPECT_EQ(Train("base_dtype: nf5\n"),
-            "t.yaml:1: `base_dtype` is `nf5`; expected one of fp32, bf16, int8, nf4; did you mean `nf4`?");
+            "t.yaml:1: `base_dtype` is `nf5`; expected one of fp32, bf16, fp16, int8, nf4; did you mean `nf4`?");
   EXPECT_EQ(Train("dtype: bf16\nbase_dtype: fp32\n"),
-            "t.yaml:2: `base_dtype` fp32 contradicts `dtype` bf16: leave base_dtype out, or take dtype fp32");
-  EXPECT_EQ(Train("device: cuda\nbase_dtype: int8\n"),
-            "t.yaml:2: `base_dtype` int8 is not available on CUDA devices: leave base_dtype out, or set device: cpu");
+            "t.yaml:2: `base_dtype` fp32 contradicts `dtype` bf16: leave base_dtype out, or change dtype");
+  EXPECT_EQ(Train("base_dtype: fp16\n"),
+            "t.yaml:1: `base_dtype` fp16 contradicts `dtype` fp32: leave base_dtype out, or change dtype");
+  EXPECT_EQ(Train("dtype: fp16\nbase_dtype: nf4\ndevice: cuda\nhost_layers: 3\n"), "");
+  EXPECT_EQ(Train("device: cpu\ndtype: fp16\nhost_layers: 3\n"),
+            "t.yaml:2: `dtype` fp16 is for CUDA devices: take bf16 or fp32, or set device: cuda\n"
+            "t.yaml:3: `host_layers` is for CUDA devices: leave it out, or set device: cuda");
 }
 
 TEST(FaultsTest, Syntax) {
