@@ -176,6 +176,10 @@ void Attention(const AttentionShape& shape, const Documents& documents, const Ro
 void AttentionBackward(const AttentionShape& shape, const Documents& documents, const AttentionGradient& gradient,
                        void* workspace, int threads);
 
+// LoRA dropout: out[t][i] = x[t][i] / (1 - probability) where the key's Philox (common/runtime/random.h) has uniform(t
+// * cols + i) >= probability, else 0. `out` may be `x`.
+void Dropout(const Rows& x, uint64_t key, double probability, const Rows& out, int threads);
+
 // x[t] += bias; bias fp32 [cols].
 void AddBias(const Rows& x, const float* bias, int threads);
 // x += delta.

@@ -143,6 +143,10 @@ absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun
   const std::vector<config::BaseDType> bases = BasesOf(run.options);
   const StepShape asked = AskedShape(run.options);
   run.options.base_dtype = bases.front();
+  if (asked.host_layers > 0 && !OnDevice(run.options)) {
+    return absl::InvalidArgumentError(
+        "host_layers is for CUDA devices, and there is none here: leave it out, or set device: cuda");
+  }
   if (asked.host_layers > model.config().num_layers) {
     return absl::InvalidArgumentError(Cat("host_layers: expected at most the model's ", model.config().num_layers,
                                           " layers, found ", asked.host_layers));

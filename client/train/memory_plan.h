@@ -48,7 +48,8 @@ MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const
 // What the options ask for where it fits into options.max_memory (0: no limit); else smaller micro-batches, else also
 // recomputation, else also the first base_dtype of fewer bytes that fits, unless one was asked for; else, on a CUDA
 // device, the fewest host_layers. options.base_dtype becomes what is taken. RESOURCE_EXHAUSTED: nothing fits (says what
-// the least takes). INVALID_ARGUMENT: more host_layers than layers. REQUIRES: the device is not auto.
+// the least takes). INVALID_ARGUMENT: more host_layers than layers, or no CUDA device. REQUIRES: the device is not
+// auto.
 absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun& run);
 
 // Trained numbers.

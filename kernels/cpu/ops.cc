@@ -232,6 +232,11 @@ void ActivateBackward(Unit unit, const Rows& in, const Rows& dout, int threads) 
          [&](int64_t begin, int64_t end) { Table().activate_backward(unit, in, dout, begin, end); });
 }
 
+void Dropout(const Rows& x, uint64_t key, double probability, const Rows& out, int threads) {
+  Ranges(x.rows, kRowGrain, threads,
+         [&](int64_t begin, int64_t end) { Table().dropout(x, key, probability, out, begin, end); });
+}
+
 void AddBias(const Rows& x, const float* bias, int threads) {
   Ranges(x.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) { Table().add_bias(x, bias, begin, end); });
 }

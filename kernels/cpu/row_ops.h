@@ -18,6 +18,7 @@ struct RowOps {
                int64_t end);
   void (*activate)(Unit unit, const Rows& in, const Rows& out, int64_t begin, int64_t end);
   void (*activate_backward)(Unit unit, const Rows& in, const Rows& dout, int64_t begin, int64_t end);
+  void (*dropout)(const Rows& x, uint64_t key, double probability, const Rows& out, int64_t begin, int64_t end);
   void (*add_bias)(const Rows& x, const float* bias, int64_t begin, int64_t end);
   void (*add)(const Rows& x, const Rows& delta, int64_t begin, int64_t end);
   void (*cross_entropy)(const Rows& logits, const int32_t* targets, const LossOptions& options, float* nll,

@@ -219,6 +219,64 @@ void ActivateBackwardT(Unit unit, const Rows& in, const Rows& dout, int64_t begi
   }
 }
 
+constexpr int kRandomBlocks = 64;  // at once
+
+// Philox4x32-10: the words of blocks [first, first + kRandomBlocks), four a block.
+inline void RandomWords(uint64_t key, uint64_t first, uint32_t* words) {
+  uint32_t c[4][kRandomBlocks];
+#pragma omp simd
+  for (int b = 0; b < kRandomBlocks; ++b) {
+    const uint64_t counter = first + static_cast<uint64_t>(b);
+    c[0][b] = static_cast<uint32_t>(counter);
+    c[1][b] = static_cast<uint32_t>(counter >> 32);
+    c[2][b] = c[3][b] = 0;
+  }
+  auto k0 = static_cast<uint32_t>(key);
+  auto k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9U, k1 += 0xBB67AE85U) {
+#pragma omp simd
+    for (int b = 0; b < kRandomBlocks; ++b) {
+      const uint64_t product0 = uint64_t{0xD2511F53U} * c[0][b];
+      const uint64_t product1 = uint64_t{0xCD9E8D57U} * c[2][b];
+      c[0][b] = static_cast<uint32_t>(product1 >> 32) ^ c[1][b] ^ k0;
+      c[2][b] = static_cast<uint32_t>(product0 >> 32) ^ c[3][b] ^ k1;
+      c[1][b] = static_cast<uint32_t>(product1);
+      c[3][b] = static_cast<uint32_t>(product0);
+    }
+  }
+#pragma omp simd
+  for (int b = 0; b < kRandomBlocks; ++b) {
+    for (int i = 0; i < 4; ++i) words[4 * b + i] = c[i][b];
+  }
+}
+
+template <typename T>
+void DropoutT(const Rows& x, uint64_t key, double probability, const Rows& out, int64_t begin, int64_t end) {
+  const auto limit = static_cast<uint32_t>(probability * (1 << 24));
+  const auto keep = static_cast<float>(1 / (1 - probability));
+  uint32_t words[4 * kRandomBlocks];
+  uint64_t first = 0;  // block of words[0]
+  bool drawn = false;
+  for (int64_t t = begin; t < end; ++t) {
+    const T* in = Row<T>(x, t);
+    T* o = Row<T>(out, t);
+    for (int64_t i = 0; i < x.cols;) {
+      const auto element = static_cast<uint64_t>(t * x.cols + i);
+      if (!drawn || element / 4 >= first + kRandomBlocks) {
+        first = element / 4;
+        RandomWords(key, first, words);
+        drawn = true;
+      }
+      const auto at = static_cast<int64_t>(element - first * 4);
+      const int64_t count = x.cols - i < 4 * kRandomBlocks - at ? x.cols - i : 4 * kRandomBlocks - at;
+      const uint32_t* w = words + at;
+#pragma omp simd
+      for (int64_t j = 0; j < count; ++j) o[i + j] = Narrow<T>(Widen(in[i + j]) * (w[j] >> 8 >= limit ? keep : 0.0F));
+      i += count;
+    }
+  }
+}
+
 template <typename T>
 void AddBiasT(const Rows& x, const float* bias, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; ++t) {
@@ -333,6 +391,8 @@ constexpr RowOps kTable = {
                    int64_t end) { STRATA_BY_TYPE(ActivateT, out.type, unit, in, out, begin, end); },
     .activate_backward = [](Unit unit, const Rows& in, const Rows& dout, int64_t begin,
                             int64_t end) { STRATA_BY_TYPE(ActivateBackwardT, dout.type, unit, in, dout, begin, end); },
+    .dropout = [](const Rows& x, uint64_t key, double probability, const Rows& out, int64_t begin,
+                  int64_t end) { STRATA_BY_TYPE(DropoutT, x.type, x, key, probability, out, begin, end); },
     .add_bias = [](const Rows& x, const float* bias, int64_t begin,
                    int64_t end) { STRATA_BY_TYPE(AddBiasT, x.type, x, bias, begin, end); },
     .add = [](const Rows& x, const Rows& delta, int64_t begin,

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/runtime/random.h"
 #include "kernels/ops.h"
 #include "tests/kernels/variants.h"
 
@@ -162,6 +163,28 @@ TEST_P(NormTest, RmsNormAndItsGradient) { Check(/*centred=*/false, /*heads=*/1, 
 TEST_P(NormTest, RmsNormOfHeadsAndItsGradientInPlace) { Check(false, 3, false); }
 TEST_P(NormTest, LayerNormAndItsGradient) { Check(true, 1, true); }
 TEST_P(NormTest, LayerNormOfHeadsAndItsGradientInPlace) { Check(true, 2, false); }
+
+TEST_P(RowOpsTest, DropoutMasksAreTheGenerators) {
+  constexpr uint64_t kKey = 0x123456789abcdef1;
+  constexpr double kProbability = 0.3;
+  constexpr auto kLimit = static_cast<uint32_t>(kProbability * (1 << 24));
+  const runtime::Philox philox(kKey);
+  for (const int64_t cols : {1, 5, 64, 90, 577}) {
+    constexpr int64_t kRows = 11, kCut = 4;  // two threads' shares
+    Matrix x(GetParam().type, kRows, cols, 2, 3);
+    Matrix out(GetParam().type, kRows, cols, 2, 4);
+    GetParam().table->dropout(x.view(), kKey, kProbability, out.view(), 0, kCut);
+    GetParam().table->dropout(x.view(), kKey, kProbability, out.view(), kCut, kRows);
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) {
+        const bool kept = philox.Word(static_cast<uint64_t>(r * cols + c)) >> 8 >= kLimit;
+        const double expected = kept ? x.at(r, c) / (1 - kProbability) : 0;
+        const double limit = std::abs(expected) * (GetParam().type == Type::kF32 ? 2e-7 : 1.0 / 256);
+        ASSERT_NEAR(out.at(r, c), expected, limit) << r << " " << c << " of " << cols;
+      }
+    }
+  }
+}
 
 TEST_P(RowOpsTest, RopeTurnsAndTurnsBack) {
   constexpr int64_t kHeads = 3;

@@ -10,7 +10,7 @@
 namespace strata::testing {
 
 inline std::string TestDeviceName() {
-  const char* name = std::getenv("STRATA_TEST_DEVICE");
+  const char* name = std::getenv("STRATA_TEST_DEVICE");  // NOLINT(concurrency-mt-unsafe): nobody sets it
   return name == nullptr || *name == '\0' ? "cpu" : name;
 }
 

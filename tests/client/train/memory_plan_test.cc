@@ -112,6 +112,8 @@ TEST_F(MemoryPlanTest, LayersOnTheHostVisitTwoPlaces) {
   EXPECT_GT(NeedsOf(*model_, run_, {.host_layers = 3}).host, 0U);
   run_.options.host_layers = 1000;
   EXPECT_THAT(ChooseShape(*model_, run_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("found 1000")));
+  run_.options.device = "cpu";
+  EXPECT_THAT(ChooseShape(*model_, run_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("CUDA devices")));
 }
 
 TEST_F(MemoryPlanTest, ALimitChangesNoLossBeyondRounding) {

@@ -25,8 +25,7 @@ inline std::string SmallModel() { return GoldenDir("models/llama"); }
 // 24 rows of unequal lengths that go round one cycle of five ids, each from its own place: what one row teaches helps
 // with every other.
 inline std::string DataFile() {
-  const std::string path =
-      std::filesystem::temp_directory_path() / ("strata-trainer-" + std::to_string(getpid()) + ".jsonl");
+  std::string path = std::filesystem::temp_directory_path() / ("strata-trainer-" + std::to_string(getpid()) + ".jsonl");
   std::string text;
   for (int row = 0; row < 24; ++row) {
     text += "{\"input_ids\": [1";
