@@ -7,6 +7,7 @@
 #include "kernels/cpu/row_ops.h"
 #include "kernels/cpu/widen.h"
 
+// NOLINTBEGIN(misc-definitions-in-headers): each including file is an instruction set of its own
 namespace strata::kernels {
 namespace {
 
@@ -410,3 +411,4 @@ constexpr RowOps kTable = {
 const RowOps& STRATA_ROW_OPS() { return kTable; }
 
 }  // namespace strata::kernels
+// NOLINTEND(misc-definitions-in-headers)
