@@ -84,7 +84,8 @@ absl::StatusOr<data::ChatTemplate> OpenChatTemplate(runtime::FileSystem& files, 
 absl::StatusOr<Json> TokenizeChat(const data::Tokenizer& tokenizer, const absl::StatusOr<data::ChatTemplate>& chat,
                                   const Json& row) {
   STRATA_RETURN_IF_ERROR(chat.status());
-  STRATA_ASSIGN_OR_RETURN(const data::Example example, data::EncodeChat(*chat, tokenizer, row));
+  STRATA_ASSIGN_OR_RETURN(const data::TrainedChat trained, data::TrainedChatOf(row));
+  STRATA_ASSIGN_OR_RETURN(const data::Example example, data::EncodeChat(*chat, tokenizer, trained));
   return Json{{"ids", example.ids}, {"labels", example.labels}};
 }
 
@@ -116,7 +117,8 @@ absl::Status Run(const TokenizeOptions& options, bool decode) {
   if (!decode) chat = OpenChatTemplate(files, options);
   const absl::Status status = TransformRows(files, options.file, [&](const Json& row) {
     if (decode) return DetokenizeRow(*tokenizer, options.skip_special, row);
-    if (row.contains("messages")) return TokenizeChat(*tokenizer, chat, row);
+    const bool chat_row = row.contains("messages") || (row.contains("completion") && row["completion"].is_array());
+    if (chat_row) return TokenizeChat(*tokenizer, chat, row);
     return TokenizeRow(*tokenizer, !options.no_special, row);
   });
   return absl::IsCancelled(status) ? absl::OkStatus() : status;
@@ -176,9 +178,10 @@ void AddTokenizeCommands(CLI::App& app, CommandContext& context) {
     auto options = std::make_shared<TokenizeOptions>();
     CLI::App* command =
         decode ? app.add_subcommand("detokenize", "Ids to text: lines of {\"ids\"} become lines of {\"text\"}")
-               : app.add_subcommand("tokenize",
-                                    "Text to ids: lines of {\"text\"} become lines of {\"ids\"}, of {\"messages\"} of "
-                                    "{\"ids\", \"labels\"}");
+               : app.add_subcommand(
+                     "tokenize",
+                     "Text to ids: lines of {\"text\"} become lines of {\"ids\"}, conversations (as for train) of "
+                     "{\"ids\", \"labels\"}");
     command->add_option("--model", options->model, kModelHelp)->required();
     if (decode) {
       command->add_flag("--skip-special", options->skip_special, "Leave special tokens out of the text");

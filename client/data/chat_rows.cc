@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "client/data/unicode.h"
+#include "common/status/cat.h"
 #include "common/status/status_macros.h"
 
 namespace strata::data {
@@ -78,8 +80,28 @@ size_t EndOfTurn(const Tokenizer& tokenizer, const Ids& ids, size_t begin, size_
 
 }  // namespace
 
-absl::StatusOr<Example> EncodeChat(const ChatTemplate& chat, const Tokenizer& tokenizer, const ChatRow& row) {
-  STRATA_ASSIGN_OR_RETURN(const RenderedChat rendered, chat.RenderSpans(row));
+absl::StatusOr<TrainedChat> TrainedChatOf(ChatRow row) {
+  TrainedChat trained = {.row = std::move(row)};
+  ChatRow& all = trained.row;
+  if (all.contains("messages")) return trained;
+  OrderedJson messages = OrderedJson::array();
+  for (const char* key : {"prompt", "completion"}) {
+    const auto part = all.find(key);
+    if (part == all.end()) return absl::InvalidArgumentError(Cat("'", key, "' is missing"));
+    if (!part->is_array()) {
+      return absl::InvalidArgumentError(
+          Cat("'", key, "' must be a list of messages as the other is, found ", part->type_name()));
+    }
+    trained.first = messages.size();
+    messages.insert(messages.end(), part->begin(), part->end());
+    all.erase(part);
+  }
+  all["messages"] = std::move(messages);
+  return trained;
+}
+
+absl::StatusOr<Example> EncodeChat(const ChatTemplate& chat, const Tokenizer& tokenizer, const TrainedChat& trained) {
+  STRATA_ASSIGN_OR_RETURN(const RenderedChat rendered, chat.RenderSpans(trained.row, trained.first));
   Example example;
   example.ids = tokenizer.Encode(rendered.text, false);
   example.labels.assign(example.ids.size(), kIgnored);

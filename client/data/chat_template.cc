@@ -141,15 +141,23 @@ absl::StatusOr<AssistantSpan> ChatTemplate::Find(const ChatRow& row, size_t inde
   return span;
 }
 
-absl::StatusOr<RenderedChat> ChatTemplate::RenderSpans(const ChatRow& row) const {
+absl::StatusOr<RenderedChat> ChatTemplate::RenderSpans(const ChatRow& row, size_t first) const {
   STRATA_ASSIGN_OR_RETURN(jinja::Rendered rendered, RenderRow(row, false));
   RenderedChat chat;
   chat.text = std::move(rendered.text);
-  for (const jinja::Span& span : rendered.generation)
-    chat.assistant.push_back({span.begin, span.end, SpanKind::kMarked});
-  if (!chat.assistant.empty()) return chat;
   const OrderedJson& messages = row["messages"];
-  for (size_t i = 0; i < messages.size(); ++i) {
+  if (!rendered.generation.empty()) {
+    size_t begin = first < messages.size() ? 0 : chat.text.size();
+    if (first > 0 && first < messages.size()) {
+      STRATA_ASSIGN_OR_RETURN(const AssistantSpan span, Find(row, first, chat.text));
+      begin = span.begin;
+    }
+    for (const jinja::Span& span : rendered.generation) {
+      if (span.begin >= begin) chat.assistant.push_back({span.begin, span.end, SpanKind::kMarked});
+    }
+    return chat;
+  }
+  for (size_t i = first; i < messages.size(); ++i) {
     const auto role = messages[i].find("role");
     if (role == messages[i].end() || *role != "assistant") continue;
     STRATA_ASSIGN_OR_RETURN(AssistantSpan span, Find(row, i, chat.text));

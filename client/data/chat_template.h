@@ -59,8 +59,8 @@ class ChatTemplate {
   // so. Else, of each message of the role `assistant`: what the conversation up to and with it adds to the one before
   // it with the generation prompt. Where those are no prefixes of the whole (templates that drop the thinking of
   // earlier turns), the message's content is looked for by changing it and seeing what changes: tool calls of such a
-  // turn are not among the spans.
-  absl::StatusOr<RenderedChat> RenderSpans(const ChatRow& row) const;
+  // turn are not among the spans. Of messages from `first` on: marked spans count from where message `first` begins.
+  absl::StatusOr<RenderedChat> RenderSpans(const ChatRow& row, size_t first = 0) const;
 
  private:
   ChatTemplate(jinja::Template main, SpecialTokens tokens) : main_(std::move(main)), tokens_(std::move(tokens)) {}

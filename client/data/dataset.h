@@ -28,6 +28,7 @@ struct DatasetOptions {
 // The rows of a file, or of several one after another, in file order. A row has exactly one of the forms
 //   {"text"}: with the post-processor's special tokens, then EOS unless it is there already;
 //   {"messages"}: as the chat template writes them, the assistant's turns to be learned (chat_rows.h);
+//   {"prompt", "completion"}, both lists of messages: one conversation, the completion's turns to be learned;
 //   {"prompt", "completion"}: tokenised apart and joined, special tokens at the prompt only, EOS behind the completion,
 //   the prompt masked;
 //   {"input_ids"[, "labels"][, "position_ids"]}: as they are; labels default to the ids.

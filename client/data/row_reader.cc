@@ -21,6 +21,11 @@ absl::StatusOr<std::string> Text(const OrderedJson& row, const char* key) {
   return found->get<std::string>();
 }
 
+bool HoldsList(const OrderedJson& row, const char* key) {
+  const auto found = row.find(key);
+  return found != row.end() && found->is_array();
+}
+
 // A template would put a token of an image's place where no image is.
 absl::Status NeedTextAlone(const ChatRow& row) {
   const auto messages = row.find("messages");
@@ -91,8 +96,9 @@ absl::StatusOr<Example> RowReader::FromCompletion(const std::string& prompt, con
 
 absl::StatusOr<Example> RowReader::FromMessages(const ChatRow& row) const {
   STRATA_RETURN_IF_ERROR(NeedChat());
-  STRATA_RETURN_IF_ERROR(NeedTextAlone(row));
-  absl::StatusOr<Example> example = EncodeChat(*chat, *tokenizer, row);
+  STRATA_ASSIGN_OR_RETURN(const TrainedChat trained, TrainedChatOf(row));
+  STRATA_RETURN_IF_ERROR(NeedTextAlone(trained.row));
+  absl::StatusOr<Example> example = EncodeChat(*chat, *tokenizer, trained);
   if (!example.ok()) return Fault(std::string(example.status().message()));
   STRATA_RETURN_IF_ERROR(CheckIds(example->ids));
   return example;
@@ -148,7 +154,7 @@ absl::StatusOr<Example> RowReader::Read(const OrderedJson& row) const {
             " of the forms {\"text\"}, {\"messages\"}, {\"prompt\", \"completion\"}, {\"input_ids\", \"labels\"}"));
   }
   if (ids) return FromIds(row);
-  if (messages) return FromMessages(row);
+  if (messages || HoldsList(row, "prompt") || HoldsList(row, "completion")) return FromMessages(row);
   STRATA_ASSIGN_OR_RETURN(const std::string first, Text(row, text ? "text" : "prompt"));
   if (text) return FromText(first);
   STRATA_ASSIGN_OR_RETURN(const std::string second, Text(row, "completion"));
@@ -188,6 +194,11 @@ absl::StatusOr<std::vector<int32_t>> RowReader::ReadPrompt(const OrderedJson& ro
                      " of the forms {\"prompt\"}, {\"text\"}, {\"messages\"}, {\"input_ids\"}"));
   }
   if (messages) return PromptOfChat(row);
+  if (HoldsList(row, "prompt")) {
+    ChatRow turns = row;
+    turns["messages"] = row["prompt"];
+    return PromptOfChat(turns);
+  }
   if (ids) {
     STRATA_ASSIGN_OR_RETURN(std::vector<int32_t> values, Integers(row, "input_ids", 0, id_bound()));
     if (values.empty()) return Fault("'input_ids' is empty");

@@ -39,10 +39,9 @@ struct RowReader {
 
   // A document in one of the forms of ReadDataset.
   absl::StatusOr<Example> Read(const OrderedJson& row) const;
-  // What a model is to go on from: {"prompt"} or {"text"}, with the post-processor's special tokens; {"messages"} as
-  // the chat template writes them, with the beginning of the assistant's turn unless "add_generation_prompt" is false;
-  // or
-  // {"input_ids"}. Never empty.
+  // What a model is to go on from: {"prompt"} or {"text"}, with the post-processor's special tokens; {"messages"}, or a
+  // {"prompt"} that is a list of them, as the chat template writes them, with the beginning of the assistant's turn
+  // unless "add_generation_prompt" is false; or {"input_ids"}. Never empty.
   absl::StatusOr<std::vector<int32_t>> ReadPrompt(const OrderedJson& row, PromptForm form) const;
   // A text without tokens is BOS.
   absl::StatusOr<std::vector<int32_t>> ReadPromptText(const std::string& text, PromptForm form) const;

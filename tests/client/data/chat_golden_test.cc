@@ -49,7 +49,7 @@ TEST_P(ChatGolden, TextAndIdsAreTheReferences) {
     ASSERT_TRUE(text.ok()) << text.status();
     EXPECT_EQ(*text, row["text"].get<std::string>());
     if (prompt) continue;
-    const auto example = EncodeChat(*chat, **tokenizer, row);
+    const auto example = EncodeChat(*chat, **tokenizer, {.row = row});
     ASSERT_TRUE(example.ok()) << example.status();
     EXPECT_EQ(example->ids, row["ids"].get<std::vector<int32_t>>());
     num_learned += example->num_targets() > 0;

@@ -9,7 +9,9 @@
 
 #include "client/data/chat_rows.h"
 #include "client/data/dataset.h"
+#include "client/data/row_reader.h"
 #include "common/runtime/posix_file_system.h"
+#include "common/status/cat.h"
 #include "tests/testing/status_matchers.h"
 
 namespace strata::data {
@@ -64,9 +66,9 @@ ChatRow Conversation(const std::vector<std::pair<std::string, std::string>>& tur
 }
 
 // What is learned, a "|" between places that are apart.
-std::string Learned(const ChatTemplate& chat, const ChatRow& row) {
+std::string Learned(const ChatTemplate& chat, const ChatRow& row, size_t first = 0) {
   const Letters letters;
-  const auto example = EncodeChat(chat, letters, row);
+  const auto example = EncodeChat(chat, letters, {row, first});
   EXPECT_THAT(example, IsOk());
   std::string text;
   bool inside = false;
@@ -95,6 +97,9 @@ TEST(AssistantTurns, AreLearnedWithTheirEndOfTurnToken) {
   EXPECT_EQ(Learned(chat, Conversation({{"user", "q"}})), "");
   EXPECT_EQ(Learned(chat, Conversation({{"system", "s"}, {"user", "q"}, {"assistant", ""}})), "<e>");
   EXPECT_EQ(Learned(chat, Conversation({{"user", "q"}, {"assistant", "a"}, {"assistant", "b"}})), "a<e>|b<e>");
+  const ChatRow two = Conversation({{"user", "q"}, {"assistant", "one"}, {"user", "r"}, {"assistant", "two"}});
+  EXPECT_EQ(Learned(chat, two, 2), "two<e>");
+  EXPECT_EQ(Learned(chat, two, 4), "");
 }
 
 TEST(AssistantTurns, AreFoundByTheirContentWhereEarlierOnesAreRewritten) {
@@ -116,6 +121,11 @@ TEST(AssistantTurns, MarkedOnesAreTakenAsMarked) {
       "{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}{{ m.content }}<e>\n\n{% endgeneration %}"
       "{% else %}{{ m.content }};{% endif %}{% endfor %}");
   EXPECT_EQ(Learned(chat, Conversation({{"user", "q"}, {"assistant", "a"}})), "a<e>\n\n");
+  const ChatRow two = Conversation({{"user", "q"}, {"assistant", "a"}, {"user", "r"}, {"assistant", "b"}});
+  EXPECT_EQ(Learned(chat, two), "a<e>\n\n|b<e>\n\n");
+  EXPECT_EQ(Learned(chat, two, 2), "b<e>\n\n");
+  EXPECT_EQ(Learned(chat, two, 3), "b<e>\n\n");
+  EXPECT_EQ(Learned(chat, two, 4), "");
 }
 
 TEST(BuiltinTemplates, WriteTheFormatsAndMarkTheAssistant) {
@@ -198,6 +208,34 @@ TEST(ChatRows, AreRowsOfADataset) {
   ASSERT_EQ(rows->rows.size(), 1);
   EXPECT_EQ(rows->rows[0].num_targets(), 2);
   EXPECT_THAT(ParseJsonl(text, "x", &letters, 0, {}), StatusIs(kInvalid, HasSubstr("there is no chat template")));
+}
+
+TEST(ChatRows, MayBePromptAndCompletion) {
+  const Letters letters;
+  const ChatTemplate chat = Parse(kChatMl);
+  constexpr std::string_view kTurns =
+      R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}])";
+  constexpr std::string_view kAnswer = R"([{"role": "assistant", "content": "two"}])";
+  const auto read = [&](std::string_view prompt, std::string_view completion) {
+    return ParseJsonl(Cat(R"({"prompt": )", prompt, R"(, "completion": )", completion, "}"), "x", &letters, 0,
+                      {.chat = &chat});
+  };
+  const auto rows = read(kTurns, kAnswer);
+  ASSERT_THAT(rows, IsOk());
+  ASSERT_EQ(rows->rows.size(), 1);
+  const auto whole = EncodeChat(
+      chat, letters, {Conversation({{"user", "q"}, {"assistant", "a"}, {"user", "r"}, {"assistant", "two"}}), 2});
+  ASSERT_THAT(whole, IsOk());
+  EXPECT_EQ(rows->rows[0].ids, whole->ids);
+  EXPECT_EQ(rows->rows[0].labels, whole->labels);
+  EXPECT_EQ(rows->rows[0].num_targets(), 4);
+  EXPECT_THAT(read(kTurns, R"("two")"), StatusIs(kInvalid, HasSubstr("x:1: 'completion' must be a list of messages")));
+  EXPECT_THAT(read(R"("q")", kAnswer), StatusIs(kInvalid, HasSubstr("x:1: 'prompt' must be a list of messages")));
+  EXPECT_THAT(read("[]", "[]"), StatusIs(kInvalid, HasSubstr("is empty")));
+  const RowReader reader = {.tokenizer = &letters, .chat = &chat, .no_chat = {}};
+  const auto prompt = reader.ReadPrompt({{"prompt", OrderedJson::parse(kTurns)}}, PromptForm::kText);
+  ASSERT_THAT(prompt, IsOk());
+  EXPECT_EQ(*prompt, letters.Encode(*chat.Render({{"messages", OrderedJson::parse(kTurns)}}, true), false));
 }
 
 TEST(ChatRows, OfPartsAreOfTextAlone) {
