@@ -1,3 +1,4 @@
+#include <cmath>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -25,7 +26,7 @@ namespace {
 using Json = nlohmann::json;
 
 struct EvalFlags {
-  std::string model, adapters_file, chat_template, dtype = "fp32", base_dtype, device = "auto", format = "text";
+  std::string model, adapters_file, chat_template, dtype = "fp32", base_dtype, device = "auto", format;
   std::vector<std::string> data, choices, adapters;
   std::string on_bad_row = "stop";
   uint32_t max_length = 1024;
@@ -77,6 +78,7 @@ absl::StatusOr<std::vector<Candidate>> ReadCandidates(runtime::FileSystem& files
 struct Score {
   std::string text;
   Json json;
+  bool is_choices = false;  // whose format is JSON unless text is asked for
 };
 
 Score ScoreOf(const train::EvaluationResult& result) {
@@ -84,9 +86,11 @@ Score ScoreOf(const train::EvaluationResult& result) {
   for (const train::RowLoss& row : result.rows) {
     rows.push_back({{"loss", row.tokens > 0 ? row.nll / static_cast<double>(row.tokens) : 0}, {"tokens", row.tokens}});
   }
-  return {
-      .text = absl::StrFormat("loss %.6f over %d tokens in %u rows", result.loss, result.tokens, result.rows.size()),
-      .json = {{"loss", result.loss}, {"tokens", result.tokens}, {"rows", std::move(rows)}}};
+  const double perplexity = std::exp(result.loss);
+  return {.text = absl::StrFormat("loss %.6f, perplexity %.4f over %d tokens in %u rows", result.loss, perplexity,
+                                  result.tokens, result.rows.size()),
+          .json = {
+              {"loss", result.loss}, {"perplexity", perplexity}, {"tokens", result.tokens}, {"rows", std::move(rows)}}};
 }
 
 Score ScoreOf(const train::ChoiceResult& result) {
@@ -105,12 +109,13 @@ Score ScoreOf(const train::ChoiceResult& result) {
                    {"accuracy_normalized", normalized.value},
                    {"interval_normalized", {normalized.low, normalized.high}},
                    {"n", result.rows.size()},
-                   {"rows", std::move(rows)}}};
+                   {"rows", std::move(rows)}},
+          .is_choices = true};
 }
 
 void Print(const EvalFlags& flags, const Candidate& candidate, const std::string& file, Score score) {
   const bool several = flags.data.size() + flags.choices.size() > 1 || !flags.adapters_file.empty();
-  if (flags.format == "text") {
+  if (flags.format == "text" || (flags.format.empty() && !score.is_choices)) {
     if (several) std::cout << candidate.name << "  " << file << "  ";
     std::cout << score.text << std::endl;
     return;
@@ -144,6 +149,7 @@ absl::StatusOr<Inputs> ReadInputs(const EvalFlags& flags, runtime::FileSystem& f
   for (const std::string& path : flags.data) {
     STRATA_ASSIGN_OR_RETURN(data::Dataset rows, models.ReadRows(loaded, path, policy));
     NoteRows(path, rows.num_truncated, rows.num_bad, rows.bad_rows);
+    if (rows.rows.empty()) return absl::InvalidArgumentError(Cat(path, ": no row has a token to score"));
     inputs.data.push_back(std::move(rows));
   }
   const data::RowReader reader{.tokenizer = loaded.tokenizer.get(),
@@ -210,8 +216,8 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--model", flags->model, "Model folder, GGUF file, or org/name in the HF cache")->required();
   command->add_option(
       "--data", flags->data,
-      "JSONL (also .zst) or Parquet file, folder or 'pattern' of such files, scored by its mean loss; several "
-      "one after another");
+      "JSONL (also .zst) or Parquet file, folder or 'pattern' of such files, scored by its mean loss and perplexity; "
+      "several one after another");
   command->add_option(
       "--choices", flags->choices,
       "JSONL (also .zst) or Parquet file of {\"question\", \"choices\": [TEXT, ..], \"answer\": INDEX}: does the model "
@@ -236,7 +242,8 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
   command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--format", flags->format, "text or json")->check(CLI::IsMember({"text", "json"}));
+  command->add_option("--format", flags->format, "text or json (default: json for --choices, else text)")
+      ->check(CLI::IsMember({"text", "json"}));
   command->callback([flags, &context] { context.exit_code = Run(*flags); });
 }
 

@@ -135,6 +135,7 @@ class Reporter {
              {"peak_rss_bytes", runtime::PeakResidentBytes()},
              {"num_examples", num_examples_},
              {"truncated", truncated_},
+             {"split", split_},
              {"bad_rows", bad_rows_}});
       return;
     }
@@ -147,19 +148,16 @@ class Reporter {
     if (silent_) return;
     num_examples_ = rows.rows.size();
     truncated_ = rows.num_truncated;
+    split_ = rows.num_split;
     bad_rows_ = rows.num_bad;
-    if (rows.num_truncated > 0)
-      std::cerr << "note: " << rows.num_truncated << " rows are longer than max_length and were cut\n";
-    if (rows.num_empty > 0)
-      std::cerr << "note: " << rows.num_empty << " rows have nothing to learn and were left out\n";
-    if (rows.num_bad > 0) std::cerr << "note: " << rows.num_bad << " bad rows were skipped:\n" << rows.bad_rows << "\n";
+    for (const std::string& note : data::NotesOn(rows)) std::cerr << "note: " << note << "\n";
   }
 
  private:
   static void Print(const Json& line) { std::cout << line.dump() << std::endl; }
   bool json_, silent_, terminal_;
   double first_step_seconds_ = 0;
-  uint64_t num_examples_ = 0, truncated_ = 0, bad_rows_ = 0;
+  uint64_t num_examples_ = 0, truncated_ = 0, split_ = 0, bad_rows_ = 0;
 };
 
 // What is trained, and where it starts.
@@ -286,6 +284,8 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
   runtime::Runtime runtime = session.runtime();
   Reporter& reporter = *standing.reporter;
   STRATA_RETURN_IF_ERROR(CheckDevices(flags, options));
+  // Where the adapter cannot be left no step is worth its time.
+  STRATA_RETURN_IF_ERROR(Annotate(runtime.files.MakeDirectories(flags.out), "--out"));
   std::unique_ptr<TrainingProcesses> processes;
   if (flags.processes > 1) {
     STRATA_ASSIGN_OR_RETURN(processes, TrainingProcesses::Gather(runtime.files, flags.place(), flags.arguments));

@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "client/commands.h"
+#include "client/standard_output.h"
 
 namespace strata {
 namespace {
@@ -28,6 +29,12 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     std::cerr << "error: " << error.what() << "\nRun with --help for the usage.\n";
     return 2;
+  }
+  // A result that could not be written is none.
+  const absl::Status written = FinishOut();
+  if (context.exit_code == 0 && absl::IsDataLoss(written)) {
+    std::cerr << "error: " << written.message() << "\n";
+    return 1;
   }
   return context.exit_code;
 }

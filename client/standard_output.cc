@@ -1,7 +1,11 @@
 #include "client/standard_output.h"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdio>
+#include <iostream>
 #include <string>
 
 namespace strata {
@@ -28,6 +32,15 @@ absl::Status WriteLine(const nlohmann::ordered_json& row) {
 absl::Status FlushOut() {
   errno = 0;
   return Outcome(std::fflush(stdout) == 0);
+}
+
+absl::Status FinishOut() {
+  if (std::cout.flush().good() && std::ferror(stdout) == 0 && std::fflush(stdout) == 0) return absl::OkStatus();
+  // What went wrong may have been long ago.
+  pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
+  const bool closed = poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP)) != 0;
+  errno = closed ? EPIPE : 0;
+  return Outcome(false);
 }
 
 }  // namespace strata

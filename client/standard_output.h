@@ -13,6 +13,8 @@ namespace strata {
 absl::Status WriteOut(std::string_view text);
 absl::Status WriteLine(const nlohmann::ordered_json& row);
 absl::Status FlushOut();
+// At a command's end: whether all that went to std::cout or stdout was written. Errors as above.
+absl::Status FinishOut();
 
 }  // namespace strata
 

@@ -14,22 +14,34 @@
 namespace strata::data {
 namespace {
 
-bool Truncate(Example& example, size_t max_length) {
-  if (example.ids.size() <= max_length) return false;
-  example.ids.resize(max_length);
-  example.labels.resize(max_length);
-  if (!example.position_ids.empty()) example.position_ids.resize(max_length);
-  return true;
+// Tokens [begin, begin + max_length) of a row, as far as there are such.
+Example PieceOf(const Example& row, size_t begin, size_t max_length) {
+  const size_t end = std::min(begin + max_length, row.ids.size());
+  const auto part = [&](const std::vector<int32_t>& all) {
+    return all.empty() ? all
+                       : std::vector<int32_t>(all.begin() + static_cast<int64_t>(begin),
+                                              all.begin() + static_cast<int64_t>(end));
+  };
+  return {.ids = part(row.ids), .labels = part(row.labels), .position_ids = part(row.position_ids)};
 }
 
 absl::StatusOr<Dataset> ReadRows(RowSource& source, const RowReader& reader, const DatasetOptions& options,
                                  RowsBuilder builder) {
   Dataset dataset;
   const auto read = [&](const OrderedJson& row) -> absl::Status {
-    STRATA_ASSIGN_OR_RETURN(Example example, reader.Read(row));
-    dataset.num_truncated += Truncate(example, options.max_length) ? 1 : 0;
-    if (example.num_targets() > 0) return builder.Add(example);
-    ++dataset.num_empty;
+    STRATA_ASSIGN_OR_RETURN(const Example example, reader.Read(row));
+    const size_t length = example.ids.size();
+    const bool is_long = length > options.max_length;
+    dataset.num_truncated += is_long && !options.split_long_rows ? 1 : 0;
+    dataset.num_split += is_long && options.split_long_rows ? 1 : 0;
+    bool learned = false;
+    for (size_t begin = 0; begin < (options.split_long_rows ? length : 1); begin += options.max_length) {
+      const Example piece = PieceOf(example, begin, options.max_length);
+      if (piece.num_targets() == 0) continue;
+      learned = true;
+      STRATA_RETURN_IF_ERROR(builder.Add(piece));
+    }
+    dataset.num_empty += learned ? 0 : 1;
     return absl::OkStatus();
   };
   STRATA_ASSIGN_OR_RETURN(BadRows bad, ForEachRow(source, options.skip_bad_rows, read));
@@ -49,6 +61,18 @@ int64_t Example::num_targets() const {
   int64_t n = 0;
   for (size_t i = 1; i < labels.size(); ++i) n += labels[i] != kIgnored;
   return n;
+}
+
+std::vector<std::string> NotesOn(const Dataset& dataset) {
+  std::vector<std::string> notes;
+  const auto note = [&](uint64_t count, std::string_view what) {
+    if (count > 0) notes.push_back(Cat(count, what));
+  };
+  note(dataset.num_truncated, " rows are longer than max_length and were cut");
+  note(dataset.num_split, " rows are longer than max_length and were split");
+  note(dataset.num_empty, " rows have nothing to learn and were left out");
+  if (dataset.num_bad > 0) notes.push_back(Cat(dataset.num_bad, " bad rows were skipped:\n", dataset.bad_rows));
+  return notes;
 }
 
 absl::StatusOr<Dataset> ParseJsonl(std::string_view text, std::string_view place, const Tokenizer* tokenizer,

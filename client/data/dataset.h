@@ -17,8 +17,9 @@
 namespace strata::data {
 
 struct DatasetOptions {
-  uint32_t max_length = 1024;          // longer rows are cut
+  uint32_t max_length = 1024;          // longer rows are cut,
   bool skip_bad_rows = false;          // bad rows are counted and left out; false: they are an error
+  bool split_long_rows = false;        // or become several of at most max_length tokens
   const ChatTemplate* chat = nullptr;  // for rows of messages; null: they are bad rows,
   absl::Status no_chat = absl::NotFoundError("there is no chat template");  // for this reason
   std::string scratch = {};  // folder for tokens beyond max_resident_bytes; empty: they stay in memory
@@ -36,10 +37,14 @@ struct DatasetOptions {
 struct Dataset {
   Rows rows;
   uint64_t num_truncated = 0;  // rows cut to max_length
+  uint64_t num_split = 0;      // rows that became several; a piece without a target is left out
   uint64_t num_empty = 0;      // rows without a target, left out
   uint64_t num_bad = 0;        // skipped
   std::string bad_rows;        // lines of "file:line: reason" of the first 20 of them, then a count
 };
+// What became of rows, a line each: cut, split, without a target, bad.
+std::vector<std::string> NotesOn(const Dataset& dataset);
+
 // `path` means a file, a folder of them or a pattern (row_files.h): lines of JSON (LF or CRLF; blank ones are skipped;
 // the last may lack its line feed), also compressed by zstd, or Parquet, whose columns are a row's keys
 // (parquet_rows.h). Each row is read and tokenised once, in one pass: memory holds the tokens up to max_resident_bytes,

@@ -14,9 +14,16 @@ namespace {
 constexpr size_t kMaxLineBytes = size_t{256} << 20;
 constexpr size_t kReleaseBytes = size_t{16} << 20;
 constexpr std::string_view kZstdMagic = "\x28\xB5\x2F\xFD";
+constexpr std::string_view kSkippedMagic = "\x2A\x4D\x18";  // behind a first byte of 0x50 to 0x5F
 
 std::string_view TextOf(const runtime::Mapping& mapping) {
   return {reinterpret_cast<const char*>(mapping.bytes().data()), mapping.bytes().size()};
+}
+
+// A file may begin with a frame that is passed over.
+bool IsZstd(std::string_view text) {
+  const bool skipped = text.size() > 3 && (text[0] & 0xF0) == 0x50 && text.substr(1, 3) == kSkippedMagic;
+  return skipped || text.starts_with(kZstdMagic);
 }
 
 class PlainLines : public Lines {
@@ -123,7 +130,7 @@ std::unique_ptr<Lines> LinesOf(std::string_view text) { return std::make_unique<
 
 std::unique_ptr<Lines> LinesOf(std::shared_ptr<const runtime::Mapping> mapping, const std::string& path) {
   const std::string_view text = TextOf(*mapping);
-  if (text.starts_with(kZstdMagic)) return std::make_unique<ZstdLines>(std::move(mapping), path);
+  if (IsZstd(text)) return std::make_unique<ZstdLines>(std::move(mapping), path);
   return std::make_unique<PlainLines>(text, std::move(mapping));
 }
 

@@ -8,6 +8,7 @@ namespace strata::model {
 namespace {
 
 constexpr int64_t kBlockRows = 256;
+constexpr int64_t kTokensAtOnce = 64;
 
 // value / norm; `otherwise` where the norm is 0.
 at::Tensor Over(const at::Tensor& value, const at::Tensor& norm, double otherwise) {
@@ -54,6 +55,15 @@ void AddInPlace(const at::Tensor& weight, std::span<const Addition> added) {
   for (const Addition& one : added) weight.add_(at::mm(one.b, one.a));
 }
 
+void MultiplyInto(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+  const int64_t step = out.is_cpu() ? kTokensAtOnce : std::max<int64_t>(out.size(0), 1);
+  for (int64_t first = 0; first < out.size(0); first += step) {
+    const int64_t count = std::min(step, out.size(0) - first);
+    at::Tensor part = out.narrow(0, first, count);
+    at::mul_out(part, a.narrow(0, first, count), b.dim() == 1 ? b : b.narrow(0, first, count));
+  }
+}
+
 void Magnitude::Refresh(const at::Tensor& products) {
   const at::Tensor a = factors_.a.to(at::kDouble);
   const at::Tensor b = factors_.b.to(at::kDouble) * factors_.scaling;
@@ -71,8 +81,8 @@ void Magnitude::Reset() {
 
 void Magnitude::Backward(const at::Tensor& dy, const at::Tensor& z, Arena& arena) const {
   ArenaScope scope(arena);
-  at::Tensor product = arena.Take(dy.sizes(), at::kFloat);
-  at::mul_out(product, dy, z);
+  const at::Tensor product = arena.Take(dy.sizes(), at::kFloat);
+  MultiplyInto(product, dy, z);
   at::Tensor gradient = factors_.grad_magnitude;
   gradient.add_(Over(product.sum(0), norms_, 0));
 }

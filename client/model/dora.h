@@ -28,6 +28,10 @@ at::Tensor RowNorms(const HeldMatrix& weight, std::span<const Addition> added);
 // weight += what `added` say of it as it was. In place, in its own type.
 void AddInPlace(const at::Tensor& weight, std::span<const Addition> added);
 
+// out = a b, a [rows, n], b [rows, n] or [n]; types may differ. On the processor a few rows at a time: LibTorch widens
+// operands of two types whole, in memory that it then keeps.
+void MultiplyInto(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
+
 // The trained magnitude of one module.
 class Magnitude {
  public:

@@ -237,7 +237,7 @@ void SideAdapter::KeepProducts(const at::Tensor& y, const Kept& kept) const {
   for (const Segment& seg : segments_) {
     if (!seg.magnitude) continue;
     seg.ZOf(kept.z).copy_(seg.RowsOf(y));
-    seg.RowsOf(y).mul_(seg.magnitude.gain());
+    MultiplyInto(seg.RowsOf(y), seg.RowsOf(y), seg.magnitude.gain());
   }
 }
 
@@ -284,8 +284,8 @@ at::Tensor SideAdapter::BackwardMagnitudes(const at::Tensor& dy, const Kept& kep
     if (seg.magnitude) seg.magnitude.Backward(seg.RowsOf(dy), seg.ZOf(kept.z), arena);
   }
   if (dropout.probability > 0) return dy;
-  at::Tensor dz = arena.Take(dy.sizes(), dtype_);
-  at::mul_out(dz, dy, gain_);
+  const at::Tensor dz = arena.Take(dy.sizes(), dtype_);
+  MultiplyInto(dz, dy, gain_);
   return dz;
 }
 

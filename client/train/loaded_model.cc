@@ -34,6 +34,7 @@ absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, const conf
 RowPolicy RowPolicyOf(const config::TrainOptions& options, std::string scratch) {
   return {.max_length = options.max_length,
           .skip_bad_rows = options.skip_bad_rows,
+          .split_long_rows = options.split_long_rows,
           .chat_template = options.chat_template,
           .scratch = std::move(scratch)};
 }
@@ -52,6 +53,7 @@ absl::StatusOr<data::Dataset> ModelCache::ReadRows(const LoadedModel& model, con
   if (chat.ok()) chat->SetNow(modified, absl::UTCTimeZone());
   const data::DatasetOptions options{.max_length = policy.max_length,
                                      .skip_bad_rows = policy.skip_bad_rows,
+                                     .split_long_rows = policy.split_long_rows,
                                      .chat = chat.ok() ? &*chat : nullptr,
                                      .no_chat = chat.status(),
                                      .scratch = policy.scratch};

@@ -18,6 +18,7 @@ namespace strata::train {
 struct RowPolicy {
   uint32_t max_length = 1024;
   bool skip_bad_rows = false;
+  bool split_long_rows = false;
   std::string chat_template = {};  // as data::ChatTemplate::Open takes it
   std::string scratch = {};        // folder for tokens that memory should not hold; empty: it holds them all
 };

@@ -133,6 +133,8 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
   STRATA_ASSIGN_OR_RETURN(
       const data::Dataset dataset,
       models_.ReadRows(*loaded, request.data_path, RowPolicyOf(request.options, request.work_directory)));
+  for (const std::string& note : data::NotesOn(dataset))
+    telemetry::Log(telemetry::Level::kInfo, "training_data", {{"site", request.site}, {"detail", note}});
   const auto [train_rows, held_out] = dataset.rows.Split(request.holdout, request.seed);
 
   TrainResult result;

@@ -129,6 +129,7 @@ v1::TrainConfig ToProto(const TrainOptions& options) {
   proto.set_on_non_finite(NonFiniteWord(options.on_non_finite));
   if (options.max_memory > 0) proto.set_max_memory(options.max_memory);
   proto.set_on_bad_row(options.skip_bad_rows ? "skip" : "stop");
+  if (options.split_long_rows) proto.set_on_long_row("split");
   if (!options.chat_template.empty()) proto.set_chat_template(options.chat_template);
   return proto;
 }

@@ -76,10 +76,11 @@ struct TrainOptions {
   bool gradient_checkpointing = false;
   uint32_t checkpoint_steps = 50;  // 0: no checkpoints
   NonFinitePolicy on_non_finite = NonFinitePolicy::kStop;
-  uint64_t max_memory = 0;     // bytes; 0: no limit
-  uint32_t host_layers = 0;    // layers whose matrices stay in the host's memory; CUDA devices
-  bool skip_bad_rows = false;  // else a bad row of the data ends the training before it begins
-  std::string chat_template;   // empty: the model's own
+  uint64_t max_memory = 0;       // bytes; 0: no limit
+  uint32_t host_layers = 0;      // layers whose matrices stay in the host's memory; CUDA devices
+  bool skip_bad_rows = false;    // else a bad row of the data ends the training before it begins
+  bool split_long_rows = false;  // else what is longer than max_length is cut off
+  std::string chat_template;     // empty: the model's own
   Precision precision() const { return base_dtype.has_value() ? Precision(dtype, *base_dtype) : Precision(dtype); }
 };
 

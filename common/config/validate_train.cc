@@ -161,6 +161,10 @@ TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section)
     section.RequireWord("on_bad_row", proto.on_bad_row(), {"skip", "stop"});
     options.skip_bad_rows = proto.on_bad_row() == "skip";
   }
+  if (proto.has_on_long_row()) {
+    section.RequireWord("on_long_row", proto.on_long_row(), {"truncate", "split"});
+    options.split_long_rows = proto.on_long_row() == "split";
+  }
   options.chat_template = proto.chat_template();
   return options;
 }

@@ -279,6 +279,7 @@ absl::Status Interpreter::RunLoop(const Statement& statement, const Value& over,
     loop = made.get();
     loop_value = Own(std::move(made));
   }
+  bool passed = false;  // one pass to its end keeps the else away
   for (size_t i = 0; i < items.size(); ++i) {
     scope_ = std::make_shared<Scope>();
     scope_->outer = outer;
@@ -287,9 +288,10 @@ absl::Status Interpreter::RunLoop(const Statement& statement, const Value& over,
     STRATA_RETURN_IF_ERROR(Assign(*statement.target, items[i]));
     STRATA_ASSIGN_OR_RETURN(const Flow flow, Execute(statement.body));
     if (flow == Flow::kBreak) break;
+    passed = passed || flow == Flow::kOn;
   }
   scope_ = outer;
-  return items.empty() ? Execute(statement.otherwise).status() : absl::OkStatus();
+  return !passed ? Execute(statement.otherwise).status() : absl::OkStatus();
 }
 
 // Faults end the rendering, so that nothing is put back after them.

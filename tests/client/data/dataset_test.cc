@@ -104,6 +104,30 @@ TEST(Dataset, LongRowsAreCutAndEmptyOnesLeftOutAndCounted) {
   EXPECT_EQ(dataset->num_empty, 4);
 }
 
+TEST(Dataset, LongRowsAreSplitAndCounted) {
+  static const Letters letters;
+  const auto dataset = ParseJsonl(
+      "{\"text\": \"abcdef\"}\n{\"prompt\": \"abcdef\", \"completion\": \"g\"}\n{\"input_ids\": [7, 8]}\n"
+      "{\"input_ids\": [1, 2, 3, 4, 5, 6], \"labels\": [1, 2, -100, -100, -100, 6], "
+      "\"position_ids\": [0, 1, 2, 9, 10, 11]}\n",
+      "rows.jsonl", &letters, 256, {.max_length = 4, .split_long_rows = true});
+  ASSERT_THAT(dataset, IsOk());
+  ASSERT_EQ(dataset->rows.size(), 6);
+  EXPECT_THAT(dataset->rows[0].ids, ElementsAre(kBos, 'a', 'b', 'c'));
+  EXPECT_THAT(dataset->rows[1].ids, ElementsAre('d', 'e', 'f', kEos));
+  // The prompt's first piece has no target.
+  EXPECT_THAT(dataset->rows[2].ids, ElementsAre('d', 'e', 'f', 'g'));
+  EXPECT_EQ(dataset->rows[2].num_targets(), 1);
+  EXPECT_THAT(dataset->rows[3].ids, ElementsAre(7, 8));
+  EXPECT_THAT(dataset->rows[4].labels, ElementsAre(1, 2, kIgnored, kIgnored));
+  EXPECT_THAT(dataset->rows[5].ids, ElementsAre(5, 6));
+  EXPECT_THAT(dataset->rows[5].position_ids, ElementsAre(10, 11));
+  EXPECT_EQ(dataset->num_split, 3);
+  EXPECT_EQ(dataset->num_truncated, 0);
+  EXPECT_EQ(dataset->num_empty, 0);
+  EXPECT_THAT(NotesOn(*dataset), ElementsAre("3 rows are longer than max_length and were split"));
+}
+
 TEST(Dataset, EveryFaultIsNamedWithItsLine) {
   const auto dataset = Parse(
       "nonsense\n"

@@ -108,6 +108,8 @@ TEST_F(RowsOnDisk, LinesOfCompressedFilesInSeveralFrames) {
   EXPECT_THAT(AllLines(Write("a.zst", text)), ElementsAre("a", "", "bc", long_line, "last"));
   EXPECT_THAT(AllLines(Write("b", "a\n\nb")), ElementsAre("a", "", "b"));
   EXPECT_THAT(AllLines(Write("c.zst", Compressed(""))), ElementsAre());
+  const std::string skipped("\x54\x2A\x4D\x18\x03\0\0\0abc", 11);
+  EXPECT_THAT(AllLines(Write("d.zst", skipped + Compressed("a\nb\n"))), ElementsAre("a", "b"));
 }
 
 TEST_F(RowsOnDisk, DamagedCompressionIsDataLoss) {

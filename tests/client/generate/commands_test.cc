@@ -185,8 +185,7 @@ TEST_F(GenerateCommands, AdaptersCount) {
 TEST_F(GenerateCommands, ChoicesAreScoredAsTheirTokensAreByLoss) {
   const ProgramResult result = Choices(
       "{\"question\": \"abc\", \"choices\": [\"d\", \"xyz\", \"de\"], \"answer\": 0}\n"
-      "{\"question\": \"q\", \"choices\": [\"aa\", \"bb\"], \"answer\": 1}\n",
-      " --format json");
+      "{\"question\": \"q\", \"choices\": [\"aa\", \"bb\"], \"answer\": 1}\n");
   ASSERT_EQ(result.code, 0) << result.out;
   const json score = Lines(result.out).at(0);
   EXPECT_EQ(score["n"], 2);
@@ -220,6 +219,20 @@ TEST_F(GenerateCommands, ChoicesAreScoredAsTheirTokensAreByLoss) {
   EXPECT_GE(score["interval"][1].get<double>(), score["accuracy"].get<double>());
 }
 
+TEST_F(GenerateCommands, LossComesWithItsPerplexity) {
+  const std::string rows = Write("rows", "{\"input_ids\": [10, 11, 12]}\n{\"input_ids\": [13, 14]}\n");
+  const std::string command = "eval --threads 1 --model " + folder_.string() + " --data ";
+  const json score = Lines(RunClient("", command + rows + " --format json").out).at(0);
+  EXPECT_DOUBLE_EQ(score["perplexity"].get<double>(), std::exp(score["loss"].get<double>()));
+  EXPECT_THAT(RunClient("", command + rows).out, AllOf(HasSubstr("perplexity "), HasSubstr("over 3 tokens in 2 rows")));
+  const ProgramResult none = RunClient("", command + Write("none", "\n"));
+  EXPECT_EQ(none.code, 1);
+  EXPECT_THAT(none.out, HasSubstr("none: no row has a token to score"));
+  const ProgramResult full = RunClient("", command + rows, "> /dev/full");
+  EXPECT_EQ(full.code, 1);
+  EXPECT_THAT(full.out, HasSubstr("cannot write to standard output"));
+}
+
 TEST_F(GenerateCommands, BadChoicesAreNamedAndLeftOutOnRequest) {
   const std::string rows =
       "{\"question\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": 0}\n"
@@ -240,7 +253,7 @@ TEST_F(GenerateCommands, BadChoicesAreNamedAndLeftOutOnRequest) {
                     HasSubstr("choices:5: 'choices'[1]: is empty"), HasSubstr("choices:6: 'question' is missing"),
                     HasSubstr("choices:7: 'answer' must"), HasSubstr("choices:8: 'answer' must"),
                     HasSubstr("choices:9: a choice of 9 tokens leaves no room"), Not(HasSubstr("choices:1:"))));
-  const ProgramResult skipped = Choices(rows, " --max-length 8 --on-bad-row skip");
+  const ProgramResult skipped = Choices(rows, " --max-length 8 --on-bad-row skip --format text");
   EXPECT_EQ(skipped.code, 0);
   EXPECT_THAT(skipped.out,
               AllOf(HasSubstr("8 bad rows were left out"), HasSubstr("choices:9: "), HasSubstr("of 1 questions")));

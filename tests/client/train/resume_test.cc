@@ -123,6 +123,13 @@ TEST_F(ResumeTest, ChangedInputsAreRefusedByName) {
   EXPECT_EQ(Adapter("out"), Adapter("whole"));
 }
 
+TEST_F(ResumeTest, NoStepIsDoneWhereNothingCanBeLeft) {
+  const Outcome run = Train("/proc/holds/no/adapters");
+  EXPECT_EQ(run.code, 1);
+  EXPECT_TRUE(run.steps.empty());
+  EXPECT_THAT(run.errors, ::testing::HasSubstr("error: --out: "));
+}
+
 TEST_F(ResumeTest, AFinishedRunIsSaidToBeFinished) {
   ASSERT_EQ(Train("out").code, 0);
   const std::string adapter = Adapter("out");

@@ -64,6 +64,7 @@ seed: 18446744073709551615
 dtype: bf16
 base_dtype: bf16
 on_bad_row: skip
+on_long_row: split
 chat_template: "{% for m in messages %}\n{{ m.content }}: #\n{% endfor %}"
 device: cuda:1
 gradient_accumulation_steps: 4
@@ -103,6 +104,7 @@ void ExpectTrain(const TrainOptions& o) {
   EXPECT_EQ(o.dtype, ComputeDType::kBf16);
   EXPECT_EQ(o.base_dtype, BaseDType::kBf16);
   EXPECT_TRUE(o.skip_bad_rows);
+  EXPECT_TRUE(o.split_long_rows);
   EXPECT_EQ(o.chat_template, "{% for m in messages %}\n{{ m.content }}: #\n{% endfor %}");
   EXPECT_EQ(o.device, "cuda:1");
   EXPECT_EQ(o.gradient_accumulation_steps, 4U);
