@@ -58,10 +58,8 @@ absl::StatusOr<data::Dataset> ModelCache::ReadRows(const LoadedModel& model, con
                                      .no_chat = chat.status(),
                                      .scratch = policy.scratch};
   auto rows = data::ReadDataset(files_, path, model.tokenizer.get(), vocabulary, options);
-  if (!rows.ok() && model.tokenizer == nullptr && model.tokenizer_status.code() != absl::StatusCode::kNotFound) {
-    return Annotate(rows.status(),
-                    "the model's tokenizer cannot be used (" + std::string(model.tokenizer_status.message()) + ")");
-  }
+  if (!rows.ok() && model.tokenizer == nullptr && model.tokenizer_status.code() != absl::StatusCode::kNotFound)
+    return Annotate(model.tokenizer_status, "the model's tokenizer cannot be used");
   return rows;
 }
 
