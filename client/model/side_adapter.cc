@@ -284,7 +284,7 @@ at::Tensor SideAdapter::BackwardMagnitudes(const at::Tensor& dy, const Kept& kep
     if (seg.magnitude) seg.magnitude.Backward(seg.RowsOf(dy), seg.ZOf(kept.z), arena);
   }
   if (dropout.probability > 0) return dy;
-  const at::Tensor dz = arena.Take(dy.sizes(), dtype_);
+  at::Tensor dz = arena.Take(dy.sizes(), dtype_);
   MultiplyInto(dz, dy, gain_);
   return dz;
 }

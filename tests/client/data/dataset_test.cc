@@ -176,7 +176,7 @@ TEST(Dataset, ReadsFiles) {
   const Letters letters;
   std::ofstream(path) << "{\"text\": \"a\"}\n";
   EXPECT_EQ(ReadDataset(files, path, &letters, 0, {})->rows.size(), 1);
-  std::ofstream(path, std::ios::trunc);
+  std::ofstream(path) << "";
   const auto empty = ReadDataset(files, path, &letters, 0, {});
   ASSERT_THAT(empty, IsOk());
   EXPECT_THAT(empty->rows, IsEmpty());
