@@ -18,11 +18,10 @@ struct TrainedChat {
 absl::StatusOr<TrainedChat> TrainedChatOf(ChatRow row);
 
 // The ids of the rendered conversation as apply_chat_template gives them: no special tokens but those that the template
-// writes. Targets are the tokens of each assistant turn, from message
-// `first` on, from behind its header to its end-of-turn token: the turn's
-// last special token when nothing but white space follows it in the turn, else the turn's end. A token that lies across
-// an edge counts as inside. Turns that the template marks by {% generation %} are taken to their last character. Errors
-// of ChatTemplate::RenderSpans.
+// writes. Targets are the tokens of each assistant turn, from message `first` on, from behind its header to its
+// end-of-turn token: the turn's last special token when nothing but white space follows it in the turn, else the turn's
+// end. A token that lies across an edge counts as inside. Turns that the template marks by {% generation %} are taken
+// to their last character. Errors of ChatTemplate::RenderSpans.
 absl::StatusOr<Example> EncodeChat(const ChatTemplate& chat, const Tokenizer& tokenizer, const TrainedChat& trained);
 
 }  // namespace strata::data
