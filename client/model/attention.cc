@@ -277,9 +277,11 @@ Route RouteOf(const AttentionShape& s, at::ScalarType type, at::Device device) {
   if (!device.is_cuda()) return Route::kComposed;
   bool flash = type != at::kFloat && s.softcap == 0 && s.head_dim % 8 == 0 && s.head_dim <= kMostFlashDim;
 #ifdef STRATA_CUDA
-  const bool recent = at::cuda::getDeviceProperties(device.index())->major >= 8;
+  const int major = at::cuda::getDeviceProperties(device.index())->major;
+  const bool recent = major >= 8;
   flash = flash && recent;
   const kernels::Rows qkv = {.type = TypeOf(type), .stride = s.width()};
+  if (kernels::cuda::HasHopperAttention(KernelShape(s), qkv, major)) return Route::kDevice;
   if (!flash && (recent || type != at::kBFloat16) && kernels::cuda::TakesAttention(KernelShape(s), qkv))
     return Route::kDevice;
 #endif

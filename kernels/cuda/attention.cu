@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_engines.cuh"
+#include "kernels/cuda/attention_hopper.h"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda_ops.h"
@@ -287,7 +288,27 @@ int WithEngines(int64_t dim, const F& f) {
   return f(Engines<T, 256>{});
 }
 
+int Major() {
+  int device = 0;
+  int major = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) return 0;
+  return major;
+}
+
+// Calls f(task of T) if T is a type of 16 bits.
+template <typename T, typename F>
+int InHalves(const AttentionTask<T>& task, const F& f) {
+  if constexpr (std::is_same_v<T, float>) return cudaErrorNotSupported;
+  if constexpr (!std::is_same_v<T, float>) return f(task);
+}
+
 }  // namespace
+
+bool HasHopperAttention(const AttentionShape& shape, const Rows& qkv, int major) {
+  return major == 9 && qkv.type != Type::kF32 && shape.softcap <= 0 && shape.scale > 0 &&
+         (shape.head_dim == 64 || shape.head_dim == 128) && TakesAttention(shape, qkv);
+}
 
 bool TakesAttention(const AttentionShape& shape, const Rows& qkv) {
   if (shape.head_dim < 1 || shape.head_dim > kMostHeadDim) return false;
@@ -302,6 +323,9 @@ int Attention(const AttentionShape& shape, const DeviceDocuments& documents, con
   return WithElement(qkv.type, [&](auto element) -> int {
     using T = typename decltype(element)::Type;
     const AttentionTask<T> task = TaskOf<T>(shape, documents, qkv, out);
+    if (HasHopperAttention(shape, qkv, Major())) {
+      return InHalves(task, [&](const auto& halves) { return HopperAttention(halves, StreamOf(stream)); });
+    }
     return WithEngines<T>(shape.head_dim, [&](auto engines) {
       using E = typename decltype(engines)::Output;
       return Start<E>(OutputKernel<E>, task, shape.heads, 1, StreamOf(stream));
@@ -319,6 +343,9 @@ int AttentionBackward(const AttentionShape& shape, const DeviceDocuments& docume
     task.dqkv = ViewOf<T>(gradient.dqkv);
     task.delta = delta;
     DeltaKernel<T><<<FlatBlocks(task.tokens * shape.heads * kWarp), kFlatThreads, 0, StreamOf(stream)>>>(task);
+    if (HasHopperAttention(shape, gradient.qkv, Major())) {
+      return InHalves(task, [&](const auto& halves) { return HopperAttentionBackward(halves, StreamOf(stream)); });
+    }
     return WithEngines<T>(shape.head_dim, [&](auto engines) -> int {
       using Keys = typename decltype(engines)::Keys;
       using Queries = typename decltype(engines)::Queries;

@@ -61,18 +61,6 @@ __device__ inline void MultiplyAdd(const uint32_t (&a)[4], uint32_t b0, uint32_t
 #endif
 }
 
-// Both rounded, as an operand holds them.
-template <typename T>
-__device__ uint32_t PairOf(float a, float b) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<uint32_t*>(&pair);
-  } else {
-    __half2 pair = __floats2half2_rn(a, b);
-    return *reinterpret_cast<uint32_t*>(&pair);
-  }
-}
-
 template <int kRows, int kCols>
 __device__ void Clear(float (&values)[kRows][kCols]) {
 #pragma unroll

@@ -1,0 +1,455 @@
+// Attention without a cap in 16 bits on Hopper's tensor cores. As in attention.cu a block owns a tile of queries or of
+// keys and walks over the tiles of the other side; here a warpgroup has 64 of its rows, its products run while it works
+// on the weights of the ones before.
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_hopper.h"
+#include "kernels/cuda/attention_task.cuh"
+#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace strata::kernels::cuda {
+namespace {
+
+constexpr int kGroups = 2;
+constexpr int kThreads = kGroups * kGroup;
+constexpr int kOwn = kGroups * kGroupRows;
+constexpr int kStages = 3;
+constexpr float kLog2E = 1.44269504F;
+
+__device__ int Next(int stage) { return stage == kStages - 1 ? 0 : stage + 1; }
+
+__device__ float Exp2(float x) {
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+  return out;
+}
+
+// Where a lane's sums stand: rows Row(0) and Row(1) of the block's tile, of eight columns j Col(j) and the next.
+struct Lane {
+  int group = static_cast<int>(threadIdx.x) / kGroup;
+  int first_row = group * kGroupRows;
+  int row = static_cast<int>(threadIdx.x) / kWarp * 16 + static_cast<int>(threadIdx.x) % kWarp / 4;
+  int col = static_cast<int>(threadIdx.x) % 4 * 2;
+  __device__ int Row(int i) const { return row + 8 * i; }
+  __device__ int Col(int j) const { return col + 8 * j; }
+};
+
+__device__ uint32_t PlaceOf(const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); }
+
+__device__ char* Memory() {
+  extern __shared__ uint4 memory[];
+  char* from = reinterpret_cast<char*>(memory);
+  return from + (-PlaceOf(from) & (kBlockAlign - 1));
+}
+
+template <int kSize>
+__device__ void Clear(float (&values)[kSize]) {
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) values[i] = 0;
+}
+
+// scores = own other^T, on their way.
+template <typename T, int kRows, int kOther, int kDim>
+__device__ void BeginScores(uint32_t own, int first_row, uint32_t other, float (&scores)[kOther / 2]) {
+#pragma unroll
+  for (int k = 0; k < kDim / kDepth; ++k) {
+    Multiply<T, false>(WideTile<kRows, kDim>::AlongRow(own, first_row, k), WideTile<kOther, kDim>::AlongRow(other, 0, k),
+                       k > 0, scores);
+  }
+  CommitProducts();
+}
+
+// The weights of a tile's row as the next product takes them.
+template <typename T, int kSize>
+__device__ void Pack(const float (&weights)[kSize], uint32_t (&pairs)[kSize / 2]) {
+#pragma unroll
+  for (int i = 0; i < kSize / 2; ++i) pairs[i] = PairOf<T>(weights[2 * i], weights[2 * i + 1]);
+}
+
+// sums += weights other, on their way.
+template <typename T, int kOther, int kDim>
+__device__ void BeginSums(const uint32_t (&weights)[kOther / 4], uint32_t other, float (&sums)[kDim / 2]) {
+#pragma unroll
+  for (int k = 0; k < kOther / kDepth; ++k) {
+    Multiply<T, true>(weights + 4 * k, WideTile<kOther, kDim>::AlongColumn(other, 0, k), true, sums);
+  }
+  CommitProducts();
+}
+
+template <typename T, int kDim>
+__device__ void StoreSums(const Lane& lane, const float (&sums)[kDim / 2], float scale0, float scale1, int rows, T* to,
+                          int64_t stride) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (lane.Row(r) >= rows) continue;
+    const float scale = r == 0 ? scale0 : scale1;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      const float pair[2] = {sums[4 * j + 2 * r] * scale, sums[4 * j + 2 * r + 1] * scale};
+      Store<T, 2>(to + lane.Row(r) * stride + lane.Col(j), pair);
+    }
+  }
+}
+
+// Scores that a query doesn't see count nothing. `row` and `col`: the tile's first query and key.
+template <typename T, int kSize>
+__device__ void HideKeys(const AttentionTask<T>& task, const Lane& lane, int row, int col, float (&scores)[kSize]) {
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    if (!task.Sees(row + lane.Row(i / 2 % 2), col + lane.Col(i / 4) + i % 2)) scores[i] = -INFINITY;
+  }
+}
+
+// Whether some query of [first, first + queries) doesn't see some key of [key, key + keys).
+template <typename T>
+__device__ bool HidesSome(const AttentionTask<T>& task, int first, int queries, int key, int keys) {
+  return key + keys - 1 > first || first + queries - 1 - key >= task.window;
+}
+
+template <int kDim, int kOtherRows>
+struct OutputShape {
+  static constexpr int kOther = kOtherRows;
+  using Own = WideTile<kOwn, kDim>;
+  using Other = WideTile<kOther, kDim>;
+  static constexpr int kBytes = Own::kBytes + 4 * Other::kBytes + kBlockAlign;
+};
+
+template <typename T, int kDim, int kOther>
+__global__ void __launch_bounds__(kThreads, 1) OutputKernel(AttentionTask<T> task) {
+  using Shape = OutputShape<kDim, kOther>;
+  const int head = static_cast<int>(blockIdx.x) % task.heads;
+  const OwnTile tile = FindTile(task, kOwn, (static_cast<int>(gridDim.x - 1 - blockIdx.x)) / task.heads);
+  if (tile.rows == 0) return;
+  const int kv = head / task.Group();
+  const int64_t stride = task.qkv.stride;
+  const int first_key = task.FirstKey(tile.first);
+  const int end = tile.first + tile.rows;
+  const int count = (end - first_key + kOther - 1) / kOther;
+  const Lane lane;
+  const int first_query = tile.first + lane.first_row;
+  char* own = Memory();
+  const auto keys = [&](int i) { return own + Shape::Own::kBytes + i % 2 * Shape::Other::kBytes; };
+  const auto values = [&](int i) { return keys(i) + 2 * Shape::Other::kBytes; };
+  const auto load = [&](int i, int col, char* to) {
+    const int key = first_key + i * kOther;
+    LoadWide<kThreads, kOther, kDim>(task.qkv.Row(tile.start + key) + col, stride, end - key, to);
+  };
+  const float scale = task.scale * kLog2E;
+
+  LoadWide<kThreads, kOwn, kDim>(task.qkv.Row(tile.start + tile.first) + task.Query(head), stride, tile.rows, own);
+  load(0, task.Key(kv), keys(0));
+  __pipeline_commit();
+  load(0, task.Value(kv), values(0));
+  if (count > 1) load(1, task.Key(kv), keys(1));
+  __pipeline_commit();
+  __pipeline_wait_prior(1);
+  ShowProducts();
+  __syncthreads();
+
+  float top[2] = {-INFINITY, -INFINITY};  // in units of the product
+  float total[2] = {0, 0};
+  float kept[2];
+  float sums[kDim / 2];
+  float scores[kOther / 2];
+  uint32_t weights[kOther / 4];
+  Clear(sums);
+  const auto weigh = [&](int i) {
+    const int key = first_key + i * kOther;
+    if (HidesSome(task, first_query, kGroupRows, key, kOther)) HideKeys(task, lane, tile.first, key, scores);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float most = -INFINITY;
+#pragma unroll
+      for (int j = 0; j < kOther / 8; ++j) most = fmaxf(most, fmaxf(scores[4 * j + 2 * r], scores[4 * j + 2 * r + 1]));
+      most = fmaxf(top[r], OverLanes<Largest, 4>(most));
+      const float base = most == -INFINITY ? 0.0F : most * scale;  // a window may leave a row no key of this tile
+      kept[r] = Exp2(top[r] * scale - base);
+      top[r] = most;
+      total[r] *= kept[r];
+#pragma unroll
+      for (int j = 0; j < kOther / 8; ++j) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& score = scores[4 * j + 2 * r + c];
+          score = Exp2(score * scale - base);
+          total[r] += score;
+        }
+      }
+    }
+  };
+
+  BeginProducts();
+  BeginScores<T, kOwn, kOther, kDim>(PlaceOf(own), lane.first_row, PlaceOf(keys(0)), scores);
+  AwaitProducts<0>();
+  Pin(scores);
+  weigh(0);
+  Pack<T>(scores, weights);
+  const auto arrive = [&](int i) {
+    __pipeline_wait_prior(0);
+    ShowProducts();
+    __syncthreads();  // the tiles of i - 1 have been used, values i and keys i + 1 are there
+  };
+  for (int i = 0; i + 1 < count; ++i) {
+    arrive(i);
+    load(i + 1, task.Value(kv), values(i + 1));
+    if (i + 2 < count) load(i + 2, task.Key(kv), keys(i + 2));
+    __pipeline_commit();
+    Pin(sums);
+    Pin(weights);
+    BeginProducts();
+    BeginScores<T, kOwn, kOther, kDim>(PlaceOf(own), lane.first_row, PlaceOf(keys(i + 1)), scores);
+    BeginSums<T, kOther, kDim>(weights, PlaceOf(values(i)), sums);
+    AwaitProducts<1>();
+    Pin(scores);
+    weigh(i + 1);
+    AwaitProducts<0>();
+    Pin(sums);
+#pragma unroll
+    for (int n = 0; n < kDim / 2; ++n) sums[n] *= kept[n / 2 % 2];
+    Pack<T>(scores, weights);
+  }
+  arrive(count - 1);
+  Pin(sums);
+  Pin(weights);
+  BeginProducts();
+  BeginSums<T, kOther, kDim>(weights, PlaceOf(values(count - 1)), sums);
+  AwaitProducts<0>();
+  Pin(sums);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    total[r] = OverLanes<Sum, 4>(total[r]);
+    if (threadIdx.x % 4 != 0 || lane.Row(r) >= tile.rows) continue;
+    task.lse[head * task.lse_stride + tile.start + tile.first + lane.Row(r)] = top[r] * task.scale + logf(total[r]);
+  }
+  StoreSums<T, kDim>(lane, sums, 1.0F / total[0], 1.0F / total[1], tile.rows,
+                     task.o.Row(tile.start + tile.first) + task.Query(head), task.o.stride);
+}
+
+template <int kDim, int kOtherRows>
+struct GradientShape {
+  static constexpr int kOther = kOtherRows;
+  using Own = WideTile<kOwn, kDim>;
+  using Other = WideTile<kOther, kDim>;
+  static constexpr int kPairs = 2 * Own::kBytes;
+  static constexpr int kNumbers = kPairs + 2 * kStages * Other::kBytes;  // lse and delta of queries
+  static constexpr int kBytes = kNumbers + 2 * kStages * kOther * static_cast<int>(sizeof(float)) + kBlockAlign;
+};
+
+template <typename T, int kDim, int kOther>
+__global__ void __launch_bounds__(kThreads, 1) QueriesKernel(AttentionTask<T> task) {
+  using Shape = GradientShape<kDim, kOther>;
+  const int head = static_cast<int>(blockIdx.x) % task.heads;
+  const OwnTile tile = FindTile(task, kOwn, (static_cast<int>(gridDim.x - 1 - blockIdx.x)) / task.heads);
+  if (tile.rows == 0) return;
+  const int kv = head / task.Group();
+  const int64_t stride = task.qkv.stride;
+  const int64_t first_row = tile.start + tile.first;
+  const int first_key = task.FirstKey(tile.first);
+  const int end = tile.first + tile.rows;
+  const Lane lane;
+  const int first_query = tile.first + lane.first_row;
+  char* own = Memory();
+  char* own_gradient = own + Shape::Own::kBytes;
+  const auto keys = [&](int stage) { return own + Shape::kPairs + stage * 2 * Shape::Other::kBytes; };
+  const auto values = [&](int stage) { return keys(stage) + Shape::Other::kBytes; };
+  const auto load = [&](int key, int stage) {
+    const T* row = task.qkv.Row(tile.start + key);
+    LoadWide<kThreads, kOther, kDim>(row + task.Key(kv), stride, end - key, keys(stage));
+    LoadWide<kThreads, kOther, kDim>(row + task.Value(kv), stride, end - key, values(stage));
+  };
+  const float scale = task.scale * kLog2E;
+
+  LoadWide<kThreads, kOwn, kDim>(task.qkv.Row(first_row) + task.Query(head), stride, tile.rows, own);
+  LoadWide<kThreads, kOwn, kDim>(task.d_o.Row(first_row) + task.Query(head), task.d_o.stride, tile.rows, own_gradient);
+  load(first_key, 0);
+  __pipeline_commit();
+  float base[2];
+  float delta[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const bool inside = lane.Row(r) < tile.rows;
+    base[r] = inside ? task.lse[head * task.lse_stride + first_row + lane.Row(r)] * kLog2E : 0.0F;
+    delta[r] = inside ? task.delta[head * task.tokens + first_row + lane.Row(r)] : 0.0F;
+  }
+  float sums[kDim / 2];
+  float scores[kOther / 2];
+  float gradient[kOther / 2];
+  uint32_t weights[kOther / 4];
+  Clear(sums);
+  for (int key = first_key, stage = 0; key < end; key += kOther, stage = Next(stage)) {
+    __pipeline_wait_prior(0);
+    ShowProducts();
+    __syncthreads();
+    if (key + kOther < end) load(key + kOther, Next(stage));  // where the tile before the last one was
+    __pipeline_commit();
+    BeginProducts();
+    BeginScores<T, kOwn, kOther, kDim>(PlaceOf(own), lane.first_row, PlaceOf(keys(stage)), scores);
+    BeginScores<T, kOwn, kOther, kDim>(PlaceOf(own_gradient), lane.first_row, PlaceOf(values(stage)), gradient);
+    AwaitProducts<1>();
+    Pin(scores);
+    if (HidesSome(task, first_query, kGroupRows, key, kOther)) HideKeys(task, lane, tile.first, key, scores);
+#pragma unroll
+    for (int n = 0; n < kOther / 2; ++n) scores[n] = Exp2(scores[n] * scale - base[n / 2 % 2]);
+    AwaitProducts<0>();
+    Pin(gradient);
+    Pin(sums);
+#pragma unroll
+    for (int n = 0; n < kOther / 2; ++n) scores[n] *= gradient[n] - delta[n / 2 % 2];
+    Pack<T>(scores, weights);
+    Pin(weights);
+    BeginProducts();
+    BeginSums<T, kOther, kDim>(weights, PlaceOf(keys(stage)), sums);
+  }
+  AwaitProducts<0>();
+  Pin(sums);
+  StoreSums<T, kDim>(lane, sums, task.scale, task.scale, tile.rows, task.dqkv.Row(first_row) + task.Query(head),
+                     task.dqkv.stride);
+}
+
+template <typename T, int kDim, int kOther>
+__global__ void __launch_bounds__(kThreads, 1) KeysKernel(AttentionTask<T> task) {
+  using Shape = GradientShape<kDim, kOther>;
+  const int kv = static_cast<int>(blockIdx.x) % task.kv_heads;
+  const OwnTile tile = FindTile(task, kOwn, static_cast<int>(blockIdx.x) / task.kv_heads);
+  if (tile.rows == 0) return;
+  const int64_t first_row = tile.start + tile.first;
+  const int end = task.EndOfQueries(tile.first + tile.rows - 1, tile.length);
+  const Lane lane;
+  char* own = Memory();
+  char* own_values = own + Shape::Own::kBytes;
+  const auto queries = [&](int stage) { return own + Shape::kPairs + stage * 2 * Shape::Other::kBytes; };
+  const auto gradients = [&](int stage) { return queries(stage) + Shape::Other::kBytes; };
+  const auto numbers = [&](int stage) { return reinterpret_cast<float*>(own + Shape::kNumbers) + stage * 2 * kOther; };
+  const auto load = [&](int head, int query, int stage) {
+    const int64_t at = tile.start + query;
+    LoadWide<kThreads, kOther, kDim>(task.qkv.Row(at) + task.Query(head), task.qkv.stride, end - query, queries(stage));
+    LoadWide<kThreads, kOther, kDim>(task.d_o.Row(at) + task.Query(head), task.d_o.stride, end - query,
+                                     gradients(stage));
+    const int n = static_cast<int>(threadIdx.x);
+    if (n >= 2 * kOther) return;
+    const bool inside = query + n % kOther < end;
+    const int64_t token = at + (inside ? n % kOther : 0);
+    const float* from = n < kOther ? task.lse + head * task.lse_stride + token : task.delta + head * task.tokens + token;
+    __pipeline_memcpy_async(numbers(stage) + n, from, sizeof(float), inside ? 0 : sizeof(float));
+  };
+  const float scale = task.scale * kLog2E;
+
+  const T* row = task.qkv.Row(first_row);
+  LoadWide<kThreads, kOwn, kDim>(row + task.Key(kv), task.qkv.stride, tile.rows, own);
+  LoadWide<kThreads, kOwn, kDim>(row + task.Value(kv), task.qkv.stride, tile.rows, own_values);
+  int head = kv * task.Group();
+  const int end_of_heads = head + task.Group();
+  load(head, tile.first, 0);
+  __pipeline_commit();
+  float dk[kDim / 2];
+  float dv[kDim / 2];
+  float scores[kOther / 2];
+  float gradient[kOther / 2];
+  uint32_t weights[kOther / 4];
+  uint32_t slopes[kOther / 4];
+  Clear(dk);
+  Clear(dv);
+  for (int query = tile.first, stage = 0; head < end_of_heads; stage = Next(stage)) {
+    int next = query + kOther;
+    int next_head = head;
+    if (next >= end) {
+      next = tile.first;
+      ++next_head;
+    }
+    __pipeline_wait_prior(0);
+    ShowProducts();
+    __syncthreads();
+    if (next_head < end_of_heads) load(next_head, next, Next(stage));  // where the tile before the last one was
+    __pipeline_commit();
+    BeginProducts();
+    BeginScores<T, kOwn, kOther, kDim>(PlaceOf(own), lane.first_row, PlaceOf(queries(stage)), scores);
+    BeginScores<T, kOwn, kOther, kDim>(PlaceOf(own_values), lane.first_row, PlaceOf(gradients(stage)), gradient);
+    AwaitProducts<1>();
+    Pin(scores);
+    Pin(dk);
+    Pin(dv);
+    const float* lse = numbers(stage) + lane.col;
+    const bool hides = HidesSome(task, query, kOther, tile.first + lane.first_row, kGroupRows);
+#pragma unroll
+    for (int j = 0; j < kOther / 8; ++j) {
+      const float2 two = *reinterpret_cast<const float2*>(lse + 8 * j);
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        float& score = scores[4 * j + n];
+        score = Exp2(score * scale - (n % 2 == 0 ? two.x : two.y) * kLog2E);
+        if (hides && !task.Sees(query + lane.Col(j) + n % 2, tile.first + lane.Row(n / 2))) score = 0;
+      }
+    }
+    Pack<T>(scores, weights);
+    Pin(weights);
+    BeginProducts();
+    BeginSums<T, kOther, kDim>(weights, PlaceOf(gradients(stage)), dv);
+    AwaitProducts<1>();
+    Pin(gradient);
+#pragma unroll
+    for (int j = 0; j < kOther / 8; ++j) {
+      const float2 two = *reinterpret_cast<const float2*>(lse + kOther + 8 * j);
+#pragma unroll
+      for (int n = 0; n < 4; ++n) scores[4 * j + n] *= gradient[4 * j + n] - (n % 2 == 0 ? two.x : two.y);
+    }
+    Pack<T>(scores, slopes);
+    Pin(slopes);
+    BeginProducts();
+    BeginSums<T, kOther, kDim>(slopes, PlaceOf(queries(stage)), dk);
+    query = next;
+    head = next_head;
+  }
+  AwaitProducts<0>();
+  Pin(dk);
+  Pin(dv);
+  T* to = task.dqkv.Row(first_row);
+  StoreSums<T, kDim>(lane, dk, task.scale, task.scale, tile.rows, to + task.Key(kv), task.dqkv.stride);
+  StoreSums<T, kDim>(lane, dv, 1, 1, tile.rows, to + task.Value(kv), task.dqkv.stride);
+}
+
+// A block for each tile that a document may have, and each of `heads`.
+template <typename T>
+int Start(void (*kernel)(AttentionTask<T>), int bytes, const AttentionTask<T>& task, int heads, cudaStream_t stream) {
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess) return error;
+  const unsigned blocks = TileNumbers(task.tokens, task.documents, kOwn) * static_cast<unsigned>(heads);
+  kernel<<<blocks, kThreads, static_cast<size_t>(bytes), stream>>>(task);
+  return cudaGetLastError();
+}
+
+template <typename T, int kDim>
+int Forward(const AttentionTask<T>& task, cudaStream_t stream) {
+  constexpr int kOther = 128;
+  return Start(OutputKernel<T, kDim, kOther>, OutputShape<kDim, kOther>::kBytes, task, task.heads, stream);
+}
+
+template <typename T, int kDim>
+int Backward(const AttentionTask<T>& task, cudaStream_t stream) {
+  constexpr int kOther = 64;
+  constexpr int kBytes = GradientShape<kDim, kOther>::kBytes;
+  const int error = Start(KeysKernel<T, kDim, kOther>, kBytes, task, task.kv_heads, stream);
+  if (error != cudaSuccess) return error;
+  return Start(QueriesKernel<T, kDim, kOther>, kBytes, task, task.heads, stream);
+}
+
+}  // namespace
+
+template <typename T>
+int HopperAttention(const AttentionTask<T>& task, cudaStream_t stream) {
+  return task.dim == 64 ? Forward<T, 64>(task, stream) : Forward<T, 128>(task, stream);
+}
+
+template <typename T>
+int HopperAttentionBackward(const AttentionTask<T>& task, cudaStream_t stream) {
+  return task.dim == 64 ? Backward<T, 64>(task, stream) : Backward<T, 128>(task, stream);
+}
+
+template int HopperAttention(const AttentionTask<__nv_bfloat16>&, cudaStream_t);
+template int HopperAttention(const AttentionTask<__half>&, cudaStream_t);
+template int HopperAttentionBackward(const AttentionTask<__nv_bfloat16>&, cudaStream_t);
+template int HopperAttentionBackward(const AttentionTask<__half>&, cudaStream_t);
+
+}  // namespace strata::kernels::cuda
