@@ -1,6 +1,7 @@
 // Attention without a cap in 16 bits on Hopper's tensor cores. As in attention.cu a block owns a tile of queries or of
 // keys and walks over the tiles of the other side; here a warpgroup has 64 of its rows, its products run while it works
 // on the weights of the ones before.
+#include <cooperative_groups.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -17,6 +18,7 @@ constexpr int kGroups = 2;
 constexpr int kThreads = kGroups * kGroup;
 constexpr int kOwn = kGroups * kGroupRows;
 constexpr int kStages = 3;
+constexpr int kMostBlocks = 8;  // that a cluster may have on every device
 constexpr float kLog2E = 1.44269504F;
 
 __device__ int Next(int stage) { return stage == kStages - 1 ? 0 : stage + 1; }
@@ -309,11 +311,61 @@ __global__ void __launch_bounds__(kThreads, 1) QueriesKernel(AttentionTask<T> ta
                      task.dqkv.stride);
 }
 
+// Adds the sums up that the blocks of a cluster have, in the order of their ranks, and stores dk and dv: each block a
+// part of the columns.
+template <typename T, int kDim>
+__device__ void StoreSumsOfCluster(const Lane& lane, const float (&dk)[kDim / 2], const float (&dv)[kDim / 2],
+                                   float* memory, const AttentionTask<T>& task, int kv, const OwnTile& tile) {
+  constexpr int kPieces = kDim / 8;  // of eight columns
+  constexpr int kAtOnce = 4;
+  const auto cluster = cooperative_groups::this_cluster();
+  const int rank = static_cast<int>(cluster.block_rank());
+  const int blocks = static_cast<int>(cluster.num_blocks());
+  float* own = memory + threadIdx.x;
+  __syncthreads();  // the tiles have been used
+#pragma unroll
+  for (int n = 0; n < kDim / 2; ++n) {
+    own[n * kThreads] = dk[n];
+    own[(kDim / 2 + n) * kThreads] = dv[n];
+  }
+  cluster.sync();
+  const int last = 2 * kPieces * (rank + 1) / blocks;
+  for (int first = 2 * kPieces * rank / blocks; first < last; first += kAtOnce) {
+    float sums[kAtOnce][4] = {};
+#pragma unroll 4
+    for (int other = 0; other < blocks; ++other) {
+      const float* from = cluster.map_shared_rank(own, other) + 4 * first * kThreads;
+#pragma unroll
+      for (int n = 0; n < 4 * kAtOnce; ++n) {
+        if (first + n / 4 < last) sums[n / 4][n % 4] += from[n * kThreads];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int piece = first + n;
+      if (piece >= last) break;
+      const bool is_key = piece < kPieces;
+      const float scale = is_key ? task.scale : 1.0F;
+      const int col = (is_key ? task.Key(kv) : task.Value(kv)) + lane.Col(piece % kPieces);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if (lane.Row(r) >= tile.rows) continue;
+        const float pair[2] = {sums[n][2 * r] * scale, sums[n][2 * r + 1] * scale};
+        Store<T, 2>(task.dqkv.Row(tile.start + tile.first + lane.Row(r)) + col, pair);
+      }
+    }
+  }
+  cluster.sync();  // no block's memory goes before it has been read
+}
+
+// The blocks of a cluster have the same keys, and the queries of as many heads each.
 template <typename T, int kDim, int kOther>
 __global__ void __launch_bounds__(kThreads, 1) KeysKernel(AttentionTask<T> task) {
   using Shape = GradientShape<kDim, kOther>;
-  const int kv = static_cast<int>(blockIdx.x) % task.kv_heads;
-  const OwnTile tile = FindTile(task, kOwn, static_cast<int>(blockIdx.x) / task.kv_heads);
+  const auto cluster = cooperative_groups::this_cluster();
+  const int number = static_cast<int>(blockIdx.x / cluster.num_blocks());
+  const int kv = number % task.kv_heads;
+  const OwnTile tile = FindTile(task, kOwn, number / task.kv_heads);
   if (tile.rows == 0) return;
   const int64_t first_row = tile.start + tile.first;
   const int end = task.EndOfQueries(tile.first + tile.rows - 1, tile.length);
@@ -340,8 +392,9 @@ __global__ void __launch_bounds__(kThreads, 1) KeysKernel(AttentionTask<T> task)
   const T* row = task.qkv.Row(first_row);
   LoadWide<kThreads, kOwn, kDim>(row + task.Key(kv), task.qkv.stride, tile.rows, own);
   LoadWide<kThreads, kOwn, kDim>(row + task.Value(kv), task.qkv.stride, tile.rows, own_values);
-  int head = kv * task.Group();
-  const int end_of_heads = head + task.Group();
+  const int heads = task.Group() / static_cast<int>(cluster.num_blocks());
+  int head = kv * task.Group() + static_cast<int>(cluster.block_rank()) * heads;
+  const int end_of_heads = head + heads;
   load(head, tile.first, 0);
   __pipeline_commit();
   float dk[kDim / 2];
@@ -405,34 +458,54 @@ __global__ void __launch_bounds__(kThreads, 1) KeysKernel(AttentionTask<T> task)
   AwaitProducts<0>();
   Pin(dk);
   Pin(dv);
+  if (cluster.num_blocks() > 1) {
+    return StoreSumsOfCluster<T, kDim>(lane, dk, dv, reinterpret_cast<float*>(own), task, kv, tile);
+  }
   T* to = task.dqkv.Row(first_row);
   StoreSums<T, kDim>(lane, dk, task.scale, task.scale, tile.rows, to + task.Key(kv), task.dqkv.stride);
   StoreSums<T, kDim>(lane, dv, 1, 1, tile.rows, to + task.Value(kv), task.dqkv.stride);
 }
 
-// A block for each tile that a document may have, and each of `heads`.
+// A cluster of blocks for each tile that a document may have, and each of `heads`.
 template <typename T>
-int Start(void (*kernel)(AttentionTask<T>), int bytes, const AttentionTask<T>& task, int heads, cudaStream_t stream) {
+int Start(void (*kernel)(AttentionTask<T>), int bytes, const AttentionTask<T>& task, int heads, int cluster,
+          cudaStream_t stream) {
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-  const unsigned blocks = TileNumbers(task.tokens, task.documents, kOwn) * static_cast<unsigned>(heads);
-  kernel<<<blocks, kThreads, static_cast<size_t>(bytes), stream>>>(task);
-  return cudaGetLastError();
+  cudaLaunchAttribute in_clusters = {};
+  in_clusters.id = cudaLaunchAttributeClusterDimension;
+  in_clusters.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim = TileNumbers(task.tokens, task.documents, kOwn) * static_cast<unsigned>(heads * cluster);
+  launch.blockDim = kThreads;
+  launch.dynamicSmemBytes = static_cast<size_t>(bytes);
+  launch.stream = stream;
+  launch.attrs = &in_clusters;
+  launch.numAttrs = 1;
+  return cudaLaunchKernelEx(&launch, kernel, task);
+}
+
+// The largest part of a group's heads that blocks of a cluster may share.
+int BlocksOfCluster(int group) {
+  int blocks = kMostBlocks;
+  while (group % blocks != 0) --blocks;
+  return blocks;
 }
 
 template <typename T, int kDim>
 int Forward(const AttentionTask<T>& task, cudaStream_t stream) {
   constexpr int kOther = 128;
-  return Start(OutputKernel<T, kDim, kOther>, OutputShape<kDim, kOther>::kBytes, task, task.heads, stream);
+  return Start(OutputKernel<T, kDim, kOther>, OutputShape<kDim, kOther>::kBytes, task, task.heads, 1, stream);
 }
 
 template <typename T, int kDim>
 int Backward(const AttentionTask<T>& task, cudaStream_t stream) {
   constexpr int kOther = 64;
   constexpr int kBytes = GradientShape<kDim, kOther>::kBytes;
-  const int error = Start(KeysKernel<T, kDim, kOther>, kBytes, task, task.kv_heads, stream);
+  const int error = Start(KeysKernel<T, kDim, kOther>, kBytes, task, task.kv_heads,
+                          BlocksOfCluster(task.heads / task.kv_heads), stream);
   if (error != cudaSuccess) return error;
-  return Start(QueriesKernel<T, kDim, kOther>, kBytes, task, task.heads, stream);
+  return Start(QueriesKernel<T, kDim, kOther>, kBytes, task, task.heads, 1, stream);
 }
 
 }  // namespace

@@ -2,11 +2,12 @@
 strata-bench train.
 
     python3 peft_step_cuda.py --shapes 8b|tinyllama|smollm2|gemma2 [--write DIR]
-        [--rows 1 --seq 2048] [--dtype bf16|fp16] [--lora bf16|fp32] [--dropout P] [--compile] [--checkpointing] [--steps 6] [--warmup 3]
+        [--rows 1 --seq 2048] [--dtype bf16|fp16] [--base-dtype nf4] [--lora bf16|fp32] [--dropout P] [--compile] [--checkpointing] [--steps 6] [--warmup 3]
 
 Random weights of the named shapes (--write DIR writes them as a Hugging Face directory, for strata-bench, and ends).
 A step is forward, backward, fused AdamW and zero_grad over random tokens; LoRA r=16 alpha=32 on all linear modules, base in
-bfloat16 (or float16, without a scaler). tok_s is the median over the timed steps. Needs torch, transformers and peft.
+bfloat16 (or float16, without a scaler), or its linear modules but the head in bitsandbytes' NF4 with double quantisation.
+tok_s is the median over the timed steps. Needs torch, transformers and peft, for NF4 bitsandbytes.
 """
 import argparse
 import json
@@ -35,6 +36,23 @@ def since_exec():
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
+def quantise(model, compute_dtype):
+    import torch
+    import bitsandbytes as bnb
+
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, torch.nn.Linear) or name == "lm_head":
+            continue
+        new = bnb.nn.Linear4bit(module.in_features, module.out_features, bias=False, compute_dtype=compute_dtype,
+                                compress_statistics=True, quant_type="nf4", device="meta")
+        new.weight = bnb.nn.Params4bit(module.weight.data.cpu(), requires_grad=False, compress_statistics=True,
+                                       quant_type="nf4")
+        device = module.weight.device
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, new.to(device))
+    model.is_loaded_in_4bit = True
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--shapes", choices=list(SHAPES), required=True)
@@ -43,6 +61,7 @@ def main():
     p.add_argument("--seq", type=int, default=512)
     p.add_argument("--lora", choices=["bf16", "fp32"], default="bf16", help="type of the adapters; PEFT's default is fp32")
     p.add_argument("--dtype", choices=["bf16", "fp16"], default="bf16")
+    p.add_argument("--base-dtype", choices=["nf4"], help="default: as --dtype")
     p.add_argument("--dropout", type=float, default=0.0)
     p.add_argument("--attn", help="default: sdpa, for Gemma 2 eager, which alone has its cap")
     p.add_argument("--compile", action="store_true")
@@ -80,6 +99,8 @@ def main():
     from peft import LoraConfig, get_peft_model
 
     model.config.use_cache = False
+    if a.base_dtype:
+        quantise(model, model.dtype)
     if a.checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
@@ -88,6 +109,9 @@ def main():
                            autocast_adapter_dtype=a.lora == "fp32")
     model.train()
     trained = [q for q in model.parameters() if q.requires_grad]
+    if a.base_dtype and a.lora == "bf16":  # over quantised weights PEFT leaves them in fp32
+        for q in trained:
+            q.data = q.data.to(torch.bfloat16)
     optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.0, fused=True)
     net = torch.compile(model) if a.compile else model
     generator = torch.Generator().manual_seed(0)
@@ -111,9 +135,10 @@ def main():
             seconds.append(time.perf_counter() - begin)
     took = statistics.median(seconds)
     print(json.dumps({
-        "bench": "peft_step_cuda", "shapes": a.shapes, "dtype": a.dtype, "dropout": a.dropout, "lora": a.lora, "compile": a.compile, "attn": a.attn,
-        "checkpointing": a.checkpointing, "batch": a.rows, "seq": a.seq, "ms_step": round(took * 1e3, 2),
-        "tok_s": round(a.rows * a.seq / took, 1), "first_step_s": round(first, 2),
+        "bench": "peft_step_cuda", "shapes": a.shapes, "dtype": a.dtype, "base_dtype": a.base_dtype or a.dtype,
+        "dropout": a.dropout, "lora": a.lora, "compile": a.compile, "attn": a.attn, "checkpointing": a.checkpointing,
+        "batch": a.rows, "seq": a.seq,
+        "ms_step": round(took * 1e3, 2), "tok_s": round(a.rows * a.seq / took, 1), "first_step_s": round(first, 2),
         "peak_device_mb": torch.cuda.max_memory_allocated() >> 20 if cuda else None,
         "trainable": sum(q.numel() for q in trained), "losses": losses,
     }))
