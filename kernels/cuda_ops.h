@@ -34,8 +34,8 @@ struct DeviceDocuments {
 inline constexpr int64_t kMostHeadDim = 256;
 // Whether the two below can: 16-bit matrices in pieces of 16 bytes, fp32 ones of any head width up to kMostHeadDim.
 bool TakesAttention(const AttentionShape& shape, const Rows& qkv);
-// Whether they use Hopper's own instructions on a device of compute capability `major`, and beat LibTorch's flash kernels:
-// 16-bit matrices, no cap, heads 64 or 128 wide.
+// Whether they use Hopper's own instructions on a device of compute capability `major`, and beat LibTorch's flash
+// kernels: 16-bit matrices, no cap, heads 64 or 128 wide.
 bool HasHopperAttention(const AttentionShape& shape, const Rows& qkv, int major);
 // As kernels::Attention; softmax and sums in fp32, the weights of 16-bit matrices rounded before they meet v.
 int Attention(const AttentionShape& shape, const DeviceDocuments& documents, const Rows& qkv,
@@ -78,14 +78,13 @@ int Dropout(const Rows& x, const DropoutMask& mask, const Rows& out, void* strea
 // Gradients of factors from rows of 16-bit numbers.
 inline constexpr int64_t kMostFactorTasks = 4;
 inline constexpr int64_t kMostFactorRank = 64;
-inline constexpr int64_t kFactorWorkspace = 12 << 20;  // bytes
 // Whether AccumulateFactors can: pieces of 16 bytes, a rank that is not too high. For bf16 a device of compute
 // capability 8.0 or newer is needed too.
 bool TakesFactors(const FactorGradient& gradient);
-// At most kMostFactorTasks at once (an array here, not on the device), over the same number of tokens. `workspace`:
-// kFactorWorkspace bytes on the device, zero before the first call; calls that share it follow one another. The order
-// of the sums depends on the shapes alone.
-int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* workspace, void* stream);
+// At most kMostFactorTasks at once (an array here, not on the device), over the same number of tokens. Those of one
+// wide matrix whose narrow columns lie side by side are quickest one behind the other. The order of a sum depends on
+// nothing but its tokens.
+int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* stream);
 
 // *out (on the device) = sum of squares in double. `workspace`: kSumSquaresWorkspace doubles on the device.
 inline constexpr int64_t kSumSquaresWorkspace = 512;

@@ -64,21 +64,21 @@ void AccumulateOnProcessor(std::span<const FactorProduct> products) {
 #ifdef STRATA_CUDA
 namespace cuda = kernels::cuda;
 
-// Memory of a device that its steps share, zero at first; they follow one another on its current stream. One place for
-// good: recorded steps remember it.
-void* SharedMemory(at::Device device, int64_t bytes, std::map<c10::DeviceIndex, at::Tensor>& buffers) {
+// Memory of a device that its steps share; they follow one another on its current stream. One place for good: recorded
+// steps remember it.
+void* DecodedMemory(at::Device device) {
   static absl::Mutex mutex;
+  static std::map<c10::DeviceIndex, at::Tensor> buffers;
   const absl::MutexLock lock(&mutex);
   at::Tensor& buffer = buffers[device.index()];
-  if (!buffer.defined()) buffer = at::zeros({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
+  if (!buffer.defined()) buffer = at::empty({kDecodedBytes}, at::TensorOptions().dtype(at::kByte).device(device));
   return buffer.mutable_data_ptr();
 }
 
 // The product with a weight of another type than x's, which is decoded tile by tile: rows of w where these make columns
 // of y, columns of w where they are summed over, so that no sum is cut.
 void MultiplyDecoded(const at::Tensor& y, const at::Tensor& x, const kernels::Rows& w, bool by_rows, bool accumulate) {
-  static std::map<c10::DeviceIndex, at::Tensor> buffers;
-  void* memory = SharedMemory(x.device(), kDecodedBytes, buffers);
+  void* memory = DecodedMemory(x.device());
   const int64_t inner = by_rows ? w.cols : w.rows, outer = by_rows ? w.rows : w.cols;
   const auto size = static_cast<int64_t>(x.element_size());
   const int64_t fitting = std::max<int64_t>(kDecodedBytes / size / inner, 1);
@@ -92,11 +92,6 @@ void MultiplyDecoded(const at::Tensor& y, const at::Tensor& x, const kernels::Ro
     });
     Multiply(y.narrow(1, first, count), x, by_rows ? tile.t() : tile, accumulate);
   }
-}
-
-void* FactorWorkspace(at::Device device) {
-  static std::map<c10::DeviceIndex, at::Tensor> buffers;
-  return SharedMemory(device, cuda::kFactorWorkspace, buffers);
 }
 
 // Takes as many as one launch does, if the kernel can; returns how many.
@@ -113,9 +108,8 @@ size_t AccumulateSome(std::span<const FactorProduct> products) {
     ++count;
   }
   if (count == 0) return 0;
-  Launch(products[0].a, [&](void* stream) {
-    return cuda::AccumulateFactors(tasks.data(), static_cast<int64_t>(count), FactorWorkspace(device), stream);
-  });
+  Launch(products[0].a,
+         [&](void* stream) { return cuda::AccumulateFactors(tasks.data(), static_cast<int64_t>(count), stream); });
   return count;
 }
 #endif

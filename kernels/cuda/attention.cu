@@ -342,10 +342,10 @@ int AttentionBackward(const AttentionShape& shape, const DeviceDocuments& docume
     task.d_o = ViewOf<const T>(gradient.d_o);
     task.dqkv = ViewOf<T>(gradient.dqkv);
     task.delta = delta;
-    DeltaKernel<T><<<FlatBlocks(task.tokens * shape.heads * kWarp), kFlatThreads, 0, StreamOf(stream)>>>(task);
     if (HasHopperAttention(shape, gradient.qkv, Major())) {
       return InHalves(task, [&](const auto& halves) { return HopperAttentionBackward(halves, StreamOf(stream)); });
     }
+    DeltaKernel<T><<<FlatBlocks(task.tokens * shape.heads * kWarp), kFlatThreads, 0, StreamOf(stream)>>>(task);
     return WithEngines<T>(shape.head_dim, [&](auto engines) -> int {
       using Keys = typename decltype(engines)::Keys;
       using Queries = typename decltype(engines)::Queries;

@@ -4,21 +4,21 @@
 #include <cooperative_groups.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/attention_hopper.h"
 #include "kernels/cuda/attention_task.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace strata::kernels::cuda {
 namespace {
 
-constexpr int kGroups = 2;
-constexpr int kThreads = kGroups * kGroup;
-constexpr int kOwn = kGroups * kGroupRows;
 constexpr int kStages = 3;
 constexpr int kMostBlocks = 8;  // that a cluster may have on every device
+constexpr int64_t kWantedBlocks = 192;
 constexpr float kLog2E = 1.44269504F;
 
 __device__ int Next(int stage) { return stage == kStages - 1 ? 0 : stage + 1; }
@@ -58,8 +58,8 @@ template <typename T, int kRows, int kOther, int kDim>
 __device__ void BeginScores(uint32_t own, int first_row, uint32_t other, float (&scores)[kOther / 2]) {
 #pragma unroll
   for (int k = 0; k < kDim / kDepth; ++k) {
-    Multiply<T, false>(WideTile<kRows, kDim>::AlongRow(own, first_row, k), WideTile<kOther, kDim>::AlongRow(other, 0, k),
-                       k > 0, scores);
+    Multiply<T, false>(WideTile<kRows, kDim>::AlongRow(own, first_row, k),
+                       WideTile<kOther, kDim>::AlongRow(other, 0, k), k > 0, scores);
   }
   CommitProducts();
 }
@@ -111,17 +111,19 @@ __device__ bool HidesSome(const AttentionTask<T>& task, int first, int queries, 
   return key + keys - 1 > first || first + queries - 1 - key >= task.window;
 }
 
-template <int kDim, int kOtherRows>
+template <int kDim, int kOtherRows, int kGroups>
 struct OutputShape {
   static constexpr int kOther = kOtherRows;
-  using Own = WideTile<kOwn, kDim>;
+  using Own = WideTile<kGroups * kGroupRows, kDim>;
   using Other = WideTile<kOther, kDim>;
   static constexpr int kBytes = Own::kBytes + 4 * Other::kBytes + kBlockAlign;
 };
 
-template <typename T, int kDim, int kOther>
-__global__ void __launch_bounds__(kThreads, 1) OutputKernel(AttentionTask<T> task) {
-  using Shape = OutputShape<kDim, kOther>;
+template <typename T, int kDim, int kOther, int kGroups>
+__global__ void __launch_bounds__(kGroups* kGroup, 1) OutputKernel(AttentionTask<T> task) {
+  constexpr int kThreads = kGroups * kGroup;
+  constexpr int kOwn = kGroups * kGroupRows;
+  using Shape = OutputShape<kDim, kOther, kGroups>;
   const int head = static_cast<int>(blockIdx.x) % task.heads;
   const OwnTile tile = FindTile(task, kOwn, (static_cast<int>(gridDim.x - 1 - blockIdx.x)) / task.heads);
   if (tile.rows == 0) return;
@@ -230,19 +232,47 @@ __global__ void __launch_bounds__(kThreads, 1) OutputKernel(AttentionTask<T> tas
                      task.o.Row(tile.start + tile.first) + task.Query(head), task.o.stride);
 }
 
-template <int kDim, int kOtherRows>
+template <int kDim, int kOtherRows, int kGroups>
 struct GradientShape {
   static constexpr int kOther = kOtherRows;
-  using Own = WideTile<kOwn, kDim>;
+  using Own = WideTile<kGroups * kGroupRows, kDim>;
   using Other = WideTile<kOther, kDim>;
   static constexpr int kPairs = 2 * Own::kBytes;
   static constexpr int kNumbers = kPairs + 2 * kStages * Other::kBytes;  // lse and delta of queries
   static constexpr int kBytes = kNumbers + 2 * kStages * kOther * static_cast<int>(sizeof(float)) + kBlockAlign;
 };
 
-template <typename T, int kDim, int kOther>
-__global__ void __launch_bounds__(kThreads, 1) QueriesKernel(AttentionTask<T> task) {
-  using Shape = GradientShape<kDim, kOther>;
+// delta = do . o of a warp's 16 rows, which go to task.delta; a lane gets those of its two.
+template <typename T, int kDim>
+__device__ void FindDelta(const AttentionTask<T>& task, int head, int64_t first_row, int rows, float (&delta)[2]) {
+  constexpr int kEach = kDim / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int first = static_cast<int>(threadIdx.x) / kWarp * 16;
+  float own = 0;
+#pragma unroll 8
+  for (int r = 0; r < 16; ++r) {
+    float sum = 0;
+    if (first + r < rows) {
+      float a[kEach];
+      float b[kEach];
+      Load<T, kEach>(task.d_o.Row(first_row + first + r) + task.Query(head) + lane * kEach, a);
+      Load<T, kEach>(task.o.Row(first_row + first + r) + task.Query(head) + lane * kEach, b);
+#pragma unroll
+      for (int n = 0; n < kEach; ++n) sum += a[n] * b[n];
+    }
+    sum = OverLanes<Sum, kWarp>(sum);
+    if (lane == r) own = sum;
+  }
+  if (lane < 16 && first + lane < rows) task.delta[head * task.tokens + first_row + first + lane] = own;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) delta[r] = __shfl_sync(~0U, own, lane / 4 + 8 * r);
+}
+
+template <typename T, int kDim, int kOther, int kGroups>
+__global__ void __launch_bounds__(kGroups* kGroup, 1) QueriesKernel(AttentionTask<T> task) {
+  constexpr int kThreads = kGroups * kGroup;
+  constexpr int kOwn = kGroups * kGroupRows;
+  using Shape = GradientShape<kDim, kOther, kGroups>;
   const int head = static_cast<int>(blockIdx.x) % task.heads;
   const OwnTile tile = FindTile(task, kOwn, (static_cast<int>(gridDim.x - 1 - blockIdx.x)) / task.heads);
   if (tile.rows == 0) return;
@@ -269,13 +299,13 @@ __global__ void __launch_bounds__(kThreads, 1) QueriesKernel(AttentionTask<T> ta
   load(first_key, 0);
   __pipeline_commit();
   float base[2];
-  float delta[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const bool inside = lane.Row(r) < tile.rows;
     base[r] = inside ? task.lse[head * task.lse_stride + first_row + lane.Row(r)] * kLog2E : 0.0F;
-    delta[r] = inside ? task.delta[head * task.tokens + first_row + lane.Row(r)] : 0.0F;
   }
+  float delta[2];
+  FindDelta<T, kDim>(task, head, first_row, tile.rows, delta);
   float sums[kDim / 2];
   float scores[kOther / 2];
   float gradient[kOther / 2];
@@ -313,7 +343,7 @@ __global__ void __launch_bounds__(kThreads, 1) QueriesKernel(AttentionTask<T> ta
 
 // Adds the sums up that the blocks of a cluster have, in the order of their ranks, and stores dk and dv: each block a
 // part of the columns.
-template <typename T, int kDim>
+template <typename T, int kDim, int kThreads>
 __device__ void StoreSumsOfCluster(const Lane& lane, const float (&dk)[kDim / 2], const float (&dv)[kDim / 2],
                                    float* memory, const AttentionTask<T>& task, int kv, const OwnTile& tile) {
   constexpr int kPieces = kDim / 8;  // of eight columns
@@ -359,9 +389,11 @@ __device__ void StoreSumsOfCluster(const Lane& lane, const float (&dk)[kDim / 2]
 }
 
 // The blocks of a cluster have the same keys, and the queries of as many heads each.
-template <typename T, int kDim, int kOther>
-__global__ void __launch_bounds__(kThreads, 1) KeysKernel(AttentionTask<T> task) {
-  using Shape = GradientShape<kDim, kOther>;
+template <typename T, int kDim, int kOther, int kGroups>
+__global__ void __launch_bounds__(kGroups* kGroup, 1) KeysKernel(AttentionTask<T> task) {
+  constexpr int kThreads = kGroups * kGroup;
+  constexpr int kOwn = kGroups * kGroupRows;
+  using Shape = GradientShape<kDim, kOther, kGroups>;
   const auto cluster = cooperative_groups::this_cluster();
   const int number = static_cast<int>(blockIdx.x / cluster.num_blocks());
   const int kv = number % task.kv_heads;
@@ -384,7 +416,8 @@ __global__ void __launch_bounds__(kThreads, 1) KeysKernel(AttentionTask<T> task)
     if (n >= 2 * kOther) return;
     const bool inside = query + n % kOther < end;
     const int64_t token = at + (inside ? n % kOther : 0);
-    const float* from = n < kOther ? task.lse + head * task.lse_stride + token : task.delta + head * task.tokens + token;
+    const float* from =
+        n < kOther ? task.lse + head * task.lse_stride + token : task.delta + head * task.tokens + token;
     __pipeline_memcpy_async(numbers(stage) + n, from, sizeof(float), inside ? 0 : sizeof(float));
   };
   const float scale = task.scale * kLog2E;
@@ -459,53 +492,58 @@ __global__ void __launch_bounds__(kThreads, 1) KeysKernel(AttentionTask<T> task)
   Pin(dk);
   Pin(dv);
   if (cluster.num_blocks() > 1) {
-    return StoreSumsOfCluster<T, kDim>(lane, dk, dv, reinterpret_cast<float*>(own), task, kv, tile);
+    return StoreSumsOfCluster<T, kDim, kThreads>(lane, dk, dv, reinterpret_cast<float*>(own), task, kv, tile);
   }
   T* to = task.dqkv.Row(first_row);
   StoreSums<T, kDim>(lane, dk, task.scale, task.scale, tile.rows, to + task.Key(kv), task.dqkv.stride);
   StoreSums<T, kDim>(lane, dv, 1, 1, tile.rows, to + task.Value(kv), task.dqkv.stride);
 }
 
-// A cluster of blocks for each tile that a document may have, and each of `heads`.
-template <typename T>
-int Start(void (*kernel)(AttentionTask<T>), int bytes, const AttentionTask<T>& task, int heads, int cluster,
-          cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+// A cluster of blocks for each tile of kGroups * 64 rows that a document may have, and each of `heads`.
+template <int kGroups, typename Shape, typename T>
+int Start(void (*kernel)(AttentionTask<T>), const AttentionTask<T>& task, int heads, int cluster, cudaStream_t stream) {
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute in_clusters = {};
   in_clusters.id = cudaLaunchAttributeClusterDimension;
   in_clusters.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t launch = {};
-  launch.gridDim = TileNumbers(task.tokens, task.documents, kOwn) * static_cast<unsigned>(heads * cluster);
-  launch.blockDim = kThreads;
-  launch.dynamicSmemBytes = static_cast<size_t>(bytes);
+  launch.gridDim =
+      TileNumbers(task.tokens, task.documents, kGroups * kGroupRows) * static_cast<unsigned>(heads * cluster);
+  launch.blockDim = kGroups * kGroup;
+  launch.dynamicSmemBytes = static_cast<size_t>(Shape::kBytes);
   launch.stream = stream;
   launch.attrs = &in_clusters;
   launch.numAttrs = 1;
   return cudaLaunchKernelEx(&launch, kernel, task);
 }
 
-// The largest part of a group's heads that blocks of a cluster may share.
-int BlocksOfCluster(int group) {
-  int blocks = kMostBlocks;
-  while (group % blocks != 0) --blocks;
+// Among how many blocks of a cluster a group's heads are shared: more of them where there are few tiles, for adding
+// their sums up takes time. Not by the device's size, that sums are the same on each.
+int BlocksOfCluster(int64_t tiles, int group) {
+  int blocks = 1;
+  for (int more = 2; more <= std::min(group, kMostBlocks) && tiles * blocks < kWantedBlocks; ++more) {
+    if (group % more == 0) blocks = more;
+  }
   return blocks;
 }
 
 template <typename T, int kDim>
 int Forward(const AttentionTask<T>& task, cudaStream_t stream) {
-  constexpr int kOther = 128;
-  return Start(OutputKernel<T, kDim, kOther>, OutputShape<kDim, kOther>::kBytes, task, task.heads, 1, stream);
+  constexpr int kOther = kDim == 64 ? 64 : 128, kGroups = 2;
+  return Start<kGroups, OutputShape<kDim, kOther, kGroups>>(OutputKernel<T, kDim, kOther, kGroups>, task, task.heads, 1,
+                                                            stream);
 }
 
 template <typename T, int kDim>
 int Backward(const AttentionTask<T>& task, cudaStream_t stream) {
-  constexpr int kOther = 64;
-  constexpr int kBytes = GradientShape<kDim, kOther>::kBytes;
-  const int error = Start(KeysKernel<T, kDim, kOther>, kBytes, task, task.kv_heads,
-                          BlocksOfCluster(task.heads / task.kv_heads), stream);
+  constexpr int kOther = 64, kGroups = 2;
+  using Shape = GradientShape<kDim, kOther, kGroups>;
+  const int error = Start<kGroups, Shape>(QueriesKernel<T, kDim, kOther, kGroups>, task, task.heads, 1, stream);
   if (error != cudaSuccess) return error;
-  return Start(QueriesKernel<T, kDim, kOther>, kBytes, task, task.heads, 1, stream);
+  const int64_t tiles = int64_t{TileNumbers(task.tokens, task.documents, kGroups * kGroupRows)} * task.kv_heads;
+  const int blocks = BlocksOfCluster(tiles, task.heads / task.kv_heads);
+  return Start<kGroups, Shape>(KeysKernel<T, kDim, kOther, kGroups>, task, task.kv_heads, blocks, stream);
 }
 
 }  // namespace

@@ -1,178 +1,197 @@
 // Gradients of low-rank factors: out += scale * wide^T narrow over all tokens, where one side has a rank's few columns.
-// A block takes 64 wide columns and a share of the tokens, and multiplies on the tensor cores while the next tokens are
-// on their way. Where the tokens are shared out, the block that ends last adds the shares up in their order, so that
-// the result does not depend on who was first.
+// A block takes 32 wide columns and all tokens. Its warps take 16 tokens in turn, multiply them on the tensor cores
+// while the next ones are on their way, each from a ring of its own, and add their sums up at last, in order.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline.h>
 #include <cuda_runtime_api.h>
-#include <mma.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda_ops.h"
 
 namespace strata::kernels::cuda {
 namespace {
 
-constexpr int kStrip = 64;   // wide columns of a block
-constexpr int kTokens = 64;  // at once
-constexpr int kThreads = 128;
-constexpr int kTile = 16;  // of a tensor core's product
-constexpr int kMostTiles = kMostFactorRank / kTile;
-[[maybe_unused]] constexpr int kPad = 8;  // columns that keep rows of shared memory on different banks
-constexpr int kPiece = 8;                 // 16-bit numbers in 16 bytes
-constexpr int64_t kMostBlocks = 512;
-constexpr int64_t kWantedBlocks = 264;
-constexpr int64_t kFewestTokens = 128;  // of a share
-constexpr int64_t kCounters = kMostBlocks;
-static_assert(kFactorWorkspace >= kCounters * 4 + kMostBlocks * kStrip * kMostFactorRank * 4);
+constexpr int kStrip = 32;  // wide columns of a block
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * 32;
+constexpr int kTokens = 16;  // of a warp at once
+constexpr int kStepTokens = kWarps * kTokens;
+constexpr int kPiece = 8;  // 16-bit numbers in 16 bytes
 
+// Columns [first, ..) of a task's narrow matrix, up to the next part's.
+struct Part {
+  float* out;
+  int64_t wide_step, narrow_step;
+  float scale;
+  int first;
+};
 struct Task {
   const void* wide;
   const void* narrow;
-  float* out;
-  int64_t wide_stride, narrow_stride, wide_step, narrow_step, tokens;
-  float scale;
-  int cols, rank, first_strip;
+  int64_t wide_stride, narrow_stride, tokens;
+  int cols, rank, first_strip, first_part, last_part;
 };
+// Gradients of one wide matrix and of columns that lie side by side are one task.
 struct Tasks {
   Task tasks[kMostFactorTasks];
-  int count, shares, tokens_each;
+  Part parts[kMostFactorTasks];
+  int count;
 };
 
-template <typename T>
-__device__ uint4 LoadPiece(const T* from, bool inside) {
-  return inside ? *reinterpret_cast<const uint4*>(from) : uint4{};
+template <int kRank, int kNumStages>
+struct Ring {
+  static constexpr int kStages = kNumStages;
+  static constexpr int kWide = kTokens * kStrip, kNarrow = kTokens * kRank;  // numbers of a stage
+  static constexpr int kBytes = kStages * (kWide + kNarrow) * 2;
+};
+template <int kRank>
+struct Sums {
+  static constexpr int kLd = kRank + 1;  // rows on different banks
+  static constexpr int kBytes = kStrip * kLd * 4;
+};
+template <int kRank, int kStages>
+constexpr int kSharedBytes = kWarps* std::max(Ring<kRank, kStages>::kBytes, Sums<kRank>::kBytes);
+
+// Where a piece lies in a tile whose rows are kPieces long: neighbouring rows' pieces change places, so that the same
+// ones of eight rows lie on different banks.
+template <int kPieces>
+__device__ int Place(int row, int piece) {
+  constexpr int kRowsOfBanks = kPieces < 8 ? 8 / kPieces : 1;
+  return (row * kPieces + (piece ^ (row / kRowsOfBanks % kPieces))) * kPiece;
 }
 
-template <typename T, int kTiles>
-__device__ void Multiply(const Tasks& all, int* counters, float* parts) {
-  namespace wmma = nvcuda::wmma;
-  constexpr int kRank = kTiles * kTile;
-  constexpr int kWideLd = kStrip + kPad;
-  constexpr int kNarrowLd = kRank + kPad;
-  constexpr int kWidePieces = kTokens * kStrip / kPiece / kThreads;
-  constexpr int kNarrowPieces = (kTokens * kRank / kPiece + kThreads - 1) / kThreads;
-  constexpr int kTileBytes = kTokens * (kWideLd + kNarrowLd) * 2;
-  constexpr int kSumBytes = kStrip * kRank * 4;
-  __shared__ alignas(128) unsigned char memory[kTileBytes > kSumBytes ? kTileBytes : kSumBytes];
-  auto* wide = reinterpret_cast<T*>(memory);
-  T* narrow = wide + kTokens * kWideLd;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int warp = thread / 32;
+// Pieces of 16 rows from `token` on; what is outside is zero.
+template <int kPieces, typename T>
+__device__ void Fetch(const T* from, int64_t stride, int64_t token, int64_t tokens, int cols, T* tile) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < kTokens * kPieces / 32; ++i) {
+    const int row = (i * 32 + lane) / kPieces;
+    const int piece = (i * 32 + lane) % kPieces;
+    const bool inside = token + row < tokens && piece * kPiece < cols;
+    __pipeline_memcpy_async(tile + Place<kPieces>(row, piece),
+                            inside ? from + (token + row) * stride + piece * kPiece : from, 16, inside ? 0 : 16);
+  }
+}
+
+// A thread has the sums i = t, t + kThreads, .. of a block: neighbours in memory go to neighbouring threads.
+template <int kRank>
+struct SumOf {
+  int col, j;
+  __device__ SumOf(int i, bool along_rank)
+      : col(along_rank ? i / kRank : i % kStrip), j(along_rank ? i % kRank : i / kStrip) {}
+};
+
+template <typename T, int kRank, int kStages>
+__device__ void Multiply(const Tasks& all) {
+  using OwnRing = Ring<kRank, kStages>;
+  using OwnSums = Sums<kRank>;
+  constexpr int kValues = kStrip * kRank / kThreads;  // of a thread
+  extern __shared__ uint4 memory[];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  T* ring = reinterpret_cast<T*>(memory) + warp * (OwnRing::kBytes / 2);
 
   int index = 0;
   while (index + 1 < all.count && static_cast<int>(blockIdx.x) >= all.tasks[index + 1].first_strip) ++index;
   const Task& task = all.tasks[index];
-  const int strip = static_cast<int>(blockIdx.x) - task.first_strip;
-  const int first_col = strip * kStrip;
-  const int64_t first = static_cast<int64_t>(blockIdx.y) * all.tokens_each;
-  const int64_t last = min(first + all.tokens_each, task.tokens);
-  const auto* task_wide = static_cast<const T*>(task.wide);
-  const auto* task_narrow = static_cast<const T*>(task.narrow);
-
-  uint4 next_wide[kWidePieces];
-  uint4 next_narrow[kNarrowPieces];
-  const auto fetch = [&](int64_t token) {
-#pragma unroll
-    for (int i = 0; i < kWidePieces; ++i) {
-      const int piece = i * kThreads + thread;
-      const int64_t row = token + piece / (kStrip / kPiece);
-      const int col = first_col + piece % (kStrip / kPiece) * kPiece;
-      next_wide[i] = LoadPiece(task_wide + row * task.wide_stride + col, row < last && col < task.cols);
+  const int first_col = (static_cast<int>(blockIdx.x) - task.first_strip) * kStrip;
+  const T* task_wide = static_cast<const T*>(task.wide) + first_col;
+  const T* task_narrow = static_cast<const T*>(task.narrow);
+  const auto wide = [&](int stage) { return ring + stage * (OwnRing::kWide + OwnRing::kNarrow); };
+  const auto fetch = [&](int64_t token, int stage) {
+    if (token < task.tokens) {
+      Fetch<kStrip / kPiece>(task_wide, task.wide_stride, token, task.tokens, task.cols - first_col, wide(stage));
+      Fetch<kRank / kPiece>(task_narrow, task.narrow_stride, token, task.tokens, task.rank,
+                            wide(stage) + OwnRing::kWide);
     }
-#pragma unroll
-    for (int i = 0; i < kNarrowPieces; ++i) {
-      const int piece = i * kThreads + thread;
-      const int64_t row = token + piece / (kRank / kPiece);
-      const int col = piece % (kRank / kPiece) * kPiece;
-      next_narrow[i] = LoadPiece(task_narrow + row * task.narrow_stride + col,
-                                 piece < kTokens * kRank / kPiece && row < last && col < task.rank);
-    }
+    __pipeline_commit();
   };
-  const auto put = [&] {
+  const int64_t first = warp * kTokens;
 #pragma unroll
-    for (int i = 0; i < kWidePieces; ++i) {
-      const int piece = i * kThreads + thread;
-      *reinterpret_cast<uint4*>(wide + piece / (kStrip / kPiece) * kWideLd + piece % (kStrip / kPiece) * kPiece) =
-          next_wide[i];
-    }
-#pragma unroll
-    for (int i = 0; i < kNarrowPieces; ++i) {
-      const int piece = i * kThreads + thread;
-      if (piece >= kTokens * kRank / kPiece) break;
-      *reinterpret_cast<uint4*>(narrow + piece / (kRank / kPiece) * kNarrowLd + piece % (kRank / kPiece) * kPiece) =
-          next_narrow[i];
-    }
-  };
+  for (int stage = 0; stage + 1 < kStages; ++stage) fetch(first + stage * kStepTokens, stage);
 
-  wmma::fragment<wmma::accumulator, kTile, kTile, kTile, float> sums[kTiles];
+  // What the sums are added to is read while they are made.
+  const bool along_rank = all.parts[task.first_part].narrow_step == 1;
+  float* to[kValues];
+  float scale[kValues];
+  float before[kValues];
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) wmma::fill_fragment(sums[n], 0.0F);
-  fetch(first);
-  for (int64_t token = first; token < last; token += kTokens) {
-    put();
-    __syncthreads();
-    if (token + kTokens < last) fetch(token + kTokens);
+  for (int n = 0; n < kValues; ++n) {
+    const SumOf<kRank> at(static_cast<int>(threadIdx.x) + n * kThreads, along_rank);
+    int part = task.first_part;
+    while (part + 1 < task.last_part && at.j >= all.parts[part + 1].first) ++part;
+    const Part& own = all.parts[part];
+    const bool inside = first_col + at.col < task.cols && at.j < task.rank;
+    to[n] = inside ? own.out + (first_col + at.col) * own.wide_step + (at.j - own.first) * own.narrow_step : nullptr;
+    scale[n] = own.scale;
+    before[n] = inside ? *to[n] : 0.0F;
+  }
+
+  float sums[2][kRank / 16][8] = {};
+  int stage = 0;
+  for (int64_t token = first; token < task.tokens; token += kStepTokens) {
+    __pipeline_wait_prior(kStages - 2);
+    __syncwarp();
+    fetch(token + (kStages - 1) * kStepTokens, stage == 0 ? kStages - 1 : stage - 1);  // where the last one was
+    const T* tile = wide(stage);
+    uint32_t left[2][4];
 #pragma unroll
-    for (int k = 0; k < kTokens; k += kTile) {
-      wmma::fragment<wmma::matrix_a, kTile, kTile, kTile, T, wmma::col_major> left;
-      wmma::load_matrix_sync(left, wide + k * kWideLd + warp * kTile, kWideLd);
+    for (int m = 0; m < 2; ++m) {
+      LoadMatrices<true>(tile + Place<kStrip / kPiece>(lane / 16 * 8 + lane % 8, 2 * m + lane / 8 % 2), left[m]);
+    }
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        wmma::fragment<wmma::matrix_b, kTile, kTile, kTile, T, wmma::row_major> right;
-        wmma::load_matrix_sync(right, narrow + k * kNarrowLd + n * kTile, kNarrowLd);
-        wmma::mma_sync(sums[n], left, right, sums[n]);
+    for (int n = 0; n < kRank / 16; ++n) {
+      uint32_t right[4];
+      LoadMatrices<true>(tile + OwnRing::kWide + Place<kRank / kPiece>(lane % 16, 2 * n + lane / 16), right);
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        float(&out)[8] = sums[m][n];
+        MultiplyAdd<T>(left[m], right[0], right[1], out[0], out[1], out[2], out[3]);
+        MultiplyAdd<T>(left[m], right[2], right[3], out[4], out[5], out[6], out[7]);
       }
     }
-    __syncthreads();
+    stage = stage == kStages - 1 ? 0 : stage + 1;
   }
-
-  auto* sum = reinterpret_cast<float*>(memory);
-#pragma unroll
-  for (int n = 0; n < kTiles; ++n)
-    wmma::store_matrix_sync(sum + warp * kTile * kRank + n * kTile, sums[n], kRank, wmma::mem_row_major);
+  __pipeline_wait_prior(0);
   __syncthreads();
-  constexpr int kValues = kStrip * kRank;
-  if (all.shares > 1) {
-    float* own = parts + (static_cast<int64_t>(blockIdx.x) * all.shares + blockIdx.y) * kValues;
-    for (int i = thread; i < kValues; i += kThreads) own[i] = sum[i];
-    __threadfence();
-    __syncthreads();
-    __shared__ bool is_last;
-    if (thread == 0) {
-      is_last = atomicAdd(counters + blockIdx.x, 1) == all.shares - 1;
-      if (is_last) counters[blockIdx.x] = 0;
+
+  float* shares = reinterpret_cast<float*>(memory);
+  float* share = shares + warp * (OwnSums::kBytes / 4);
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int n = 0; n < kRank / 16; ++n) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int col = m * 16 + lane / 4 + i / 2 % 2 * 8;
+        share[col * OwnSums::kLd + n * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[m][n][i];
+      }
     }
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
-    const float* shares = parts + static_cast<int64_t>(blockIdx.x) * all.shares * kValues;
-    for (int i = thread; i < kValues; i += kThreads) {
-      float total = 0;
-      for (int s = 0; s < all.shares; ++s) total += shares[s * kValues + i];
-      sum[i] = total;
-    }
-    __syncthreads();
   }
-  // Neighbours in memory to neighbouring threads.
-  const bool along_rank = task.narrow_step == 1;
-  for (int i = thread; i < kValues; i += kThreads) {
-    const int col = along_rank ? i / kRank : i % kStrip;
-    const int j = along_rank ? i % kRank : i / kStrip;
-    if (first_col + col >= task.cols || j >= task.rank) continue;
-    float* to = task.out + (first_col + col) * task.wide_step + j * task.narrow_step;
-    *to += task.scale * sum[col * kRank + j];
+  __syncthreads();
+#pragma unroll
+  for (int n = 0; n < kValues; ++n) {
+    if (to[n] == nullptr) continue;
+    const SumOf<kRank> at(static_cast<int>(threadIdx.x) + n * kThreads, along_rank);
+    float total = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) total += shares[w * (OwnSums::kBytes / 4) + at.col * OwnSums::kLd + at.j];
+    *to[n] = before[n] + scale[n] * total;
   }
 }
-template <typename T, int kTiles>
-__global__ void FactorKernel(Tasks all, int* counters, float* parts) {
+
+template <typename T, int kRank, int kStages>
+__global__ void __launch_bounds__(kThreads) FactorKernel(Tasks all) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  Multiply<T, kTiles>(all, counters, parts);
+  Multiply<T, kRank, kStages>(all);
 #else  // without products of bf16
-  if constexpr (std::is_same_v<T, __half>) Multiply<T, kTiles>(all, counters, parts);
+  if constexpr (std::is_same_v<T, __half>) Multiply<T, kRank, kStages>(all);
 #endif
 }
 
@@ -181,18 +200,36 @@ bool Aligned(const Rows& m) {
          m.stride % kPiece == 0 && m.cols % kPiece == 0;
 }
 
-template <typename T>
-int Start(const Tasks& all, int64_t rank, dim3 grid, void* workspace, cudaStream_t stream) {
-  auto* counters = static_cast<int*>(workspace);
-  auto* parts = reinterpret_cast<float*>(counters + kCounters);
-  if (rank <= kTile) {
-    FactorKernel<T, 1><<<grid, kThreads, 0, stream>>>(all, counters, parts);
-  } else if (rank <= 2 * kTile) {
-    FactorKernel<T, 2><<<grid, kThreads, 0, stream>>>(all, counters, parts);
-  } else {
-    FactorKernel<T, kMostTiles><<<grid, kThreads, 0, stream>>>(all, counters, parts);
-  }
+template <typename T, int kRank, int kStages>
+int StartOf(const Tasks& all, unsigned strips, cudaStream_t stream) {
+  constexpr int kBytes = kSharedBytes<kRank, kStages>;
+  const auto kernel = FactorKernel<T, kRank, kStages>;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (error != cudaSuccess) return error;
+  kernel<<<strips, kThreads, kBytes, stream>>>(all);
   return cudaGetLastError();
+}
+
+template <typename T>
+int Start(const Tasks& all, int rank, unsigned strips, cudaStream_t stream) {
+  if (rank <= 16) return StartOf<T, 16, 4>(all, strips, stream);
+  if (rank <= 32) return StartOf<T, 32, 4>(all, strips, stream);
+  int device = 0;
+  int most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  if (most < kSharedBytes<kMostFactorRank, 4>) return StartOf<T, kMostFactorRank, 2>(all, strips, stream);
+  return StartOf<T, kMostFactorRank, 4>(all, strips, stream);
+}
+
+// Whether b reads what a reads, and of the narrow side the columns behind a's `rank`.
+bool Follows(const FactorGradient& a, int rank, const FactorGradient& first, const FactorGradient& b) {
+  const auto* behind = static_cast<const char*>(first.narrow.data) + rank * 2;
+  return b.wide.data == a.wide.data && b.wide.stride == a.wide.stride && b.wide.cols == a.wide.cols &&
+         b.narrow.stride == a.narrow.stride && b.narrow.data == behind && rank + b.narrow.cols <= kMostFactorRank &&
+         (a.narrow_step == 1) == (b.narrow_step == 1);
 }
 
 }  // namespace
@@ -201,40 +238,39 @@ bool TakesFactors(const FactorGradient& gradient) {
   return Aligned(gradient.wide) && Aligned(gradient.narrow) && gradient.narrow.cols <= kMostFactorRank;
 }
 
-int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* workspace, void* stream) {
+int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* stream) {
   Tasks all = {};
   int strips = 0;
-  int64_t rank = 0;
-  int64_t tokens = 0;
-  for (int64_t i = 0; i < count; ++i) {
+  int rank = 0;
+  const FactorGradient* first = gradients;
+  for (int i = 0; i < count; ++i) {
     const FactorGradient& g = gradients[i];
-    all.tasks[i] = {.wide = g.wide.data,
-                    .narrow = g.narrow.data,
-                    .out = g.out,
-                    .wide_stride = g.wide.stride,
-                    .narrow_stride = g.narrow.stride,
-                    .wide_step = g.wide_step,
-                    .narrow_step = g.narrow_step,
-                    .tokens = g.wide.rows,
-                    .scale = g.scale,
-                    .cols = static_cast<int>(g.wide.cols),
-                    .rank = static_cast<int>(g.narrow.cols),
-                    .first_strip = strips};
-    strips += static_cast<int>((g.wide.cols + kStrip - 1) / kStrip);
-    rank = std::max(rank, g.narrow.cols);
-    tokens = std::max(tokens, g.wide.rows);
+    const bool follows = i > 0 && Follows(gradients[i - 1], all.tasks[all.count - 1].rank, *first, g);
+    if (!follows) {
+      first = &g;
+      all.tasks[all.count++] = {.wide = g.wide.data,
+                                .narrow = g.narrow.data,
+                                .wide_stride = g.wide.stride,
+                                .narrow_stride = g.narrow.stride,
+                                .tokens = g.wide.rows,
+                                .cols = static_cast<int>(g.wide.cols),
+                                .rank = 0,
+                                .first_strip = strips,
+                                .first_part = i,
+                                .last_part = i};
+      strips += static_cast<int>((g.wide.cols + kStrip - 1) / kStrip);
+    }
+    Task& task = all.tasks[all.count - 1];
+    all.parts[i] = {
+        .out = g.out, .wide_step = g.wide_step, .narrow_step = g.narrow_step, .scale = g.scale, .first = task.rank};
+    task.rank += static_cast<int>(g.narrow.cols);
+    task.last_part = i + 1;
+    rank = std::max(rank, task.rank);
   }
-  if (tokens == 0 || strips == 0) return cudaSuccess;
-  all.count = static_cast<int>(count);
-  const int64_t most = std::max<int64_t>(std::min(kMostBlocks / strips, tokens / kFewestTokens), 1);
-  const int64_t shares = std::clamp<int64_t>((kWantedBlocks + strips - 1) / strips, 1, most);
-  const int64_t each = (tokens + shares - 1) / shares;
-  all.tokens_each = static_cast<int>((each + kTokens - 1) / kTokens * kTokens);
-  all.shares = static_cast<int>((tokens + all.tokens_each - 1) / all.tokens_each);
-  const dim3 grid(static_cast<unsigned>(strips), static_cast<unsigned>(all.shares));
+  if (strips == 0 || gradients[0].wide.rows == 0) return cudaSuccess;
   auto* on = static_cast<cudaStream_t>(stream);
-  if (gradients[0].wide.type == Type::kF16) return Start<__half>(all, rank, grid, workspace, on);
-  return Start<__nv_bfloat16>(all, rank, grid, workspace, on);
+  if (gradients[0].wide.type == Type::kF16) return Start<__half>(all, rank, static_cast<unsigned>(strips), on);
+  return Start<__nv_bfloat16>(all, rank, static_cast<unsigned>(strips), on);
 }
 
 }  // namespace strata::kernels::cuda

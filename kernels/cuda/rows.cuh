@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
-#include <type_traits>
 
 #include "kernels/ops.h"
 
@@ -63,18 +62,6 @@ __device__ inline void Store(T* to, const float (&values)[V]) {
 template <typename T>
 __device__ inline float Rounded(float x) {
   return ToFloat(FromFloat<T>(x));
-}
-
-// Both rounded, as an operand of the tensor cores holds them.
-template <typename T>
-__device__ uint32_t PairOf(float a, float b) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<uint32_t*>(&pair);
-  } else {
-    __half2 pair = __floats2half2_rn(a, b);
-    return *reinterpret_cast<uint32_t*>(&pair);
-  }
 }
 
 struct Sum {

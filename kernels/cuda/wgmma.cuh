@@ -52,13 +52,14 @@ template <int kThreads, int kRows, int kDim, typename T>
 __device__ void LoadWide(const T* from, int64_t stride, int rows, char* tile) {
   using Tile = WideTile<kRows, kDim>;
   constexpr int kStep = kThreads / Tile::kPieces;  // rows at once
-  static_assert(kStep % 8 == 0 && kRows % kStep == 0);
+  static_assert(kStep % 8 == 0);
   const int row = static_cast<int>(threadIdx.x) / Tile::kPieces;
   const int piece = static_cast<int>(threadIdx.x) % Tile::kPieces;
   const T* at = from + row * stride + piece * 8;
   char* to = tile + Tile::Place(row, piece);
 #pragma unroll
-  for (int i = 0; i < kRows / kStep; ++i) {
+  for (int i = 0; i < (kRows + kStep - 1) / kStep; ++i) {
+    if (kRows % kStep != 0 && row + i * kStep >= kRows) break;
     const bool inside = row + i * kStep < rows;
     __pipeline_memcpy_async(to + i * kStep * kBlockRow, inside ? at : from, 16, inside ? 0 : 16);
     at += kStep * stride;
@@ -95,23 +96,23 @@ __device__ inline void Pin(uint32_t (&values)[kSize]) {
 #define STRATA_SUMS_4(i) "+f"(sums[i]), "+f"(sums[(i) + 1]), "+f"(sums[(i) + 2]), "+f"(sums[(i) + 3])
 #define STRATA_SUMS_16(i) STRATA_SUMS_4(i), STRATA_SUMS_4((i) + 4), STRATA_SUMS_4((i) + 8), STRATA_SUMS_4((i) + 12)
 #define STRATA_SUMS_32(i) STRATA_SUMS_16(i), STRATA_SUMS_16((i) + 16)
-#define STRATA_NAMES_32                                                                                               \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "    \
+#define STRATA_NAMES_32                                                                                            \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31"
-#define STRATA_NAMES_64                                                                                               \
-  STRATA_NAMES_32                                                                                                     \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, "  \
+#define STRATA_NAMES_64                                                                                              \
+  STRATA_NAMES_32                                                                                                    \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
   "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define STRATA_FROM_TILES(shape, type, names, a, b, add, along_column, ...)                                          \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned." shape ".f32." type "." type \
-               " {" names "}, " a ", " b ", p, 1, 1, 0, " along_column ";\n}\n"                                       \
-               : __VA_ARGS__                                                                                          \
+#define STRATA_FROM_TILES(shape, type, names, a, b, add, along_column, ...)                                     \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned." shape ".f32." type \
+               "." type " {" names "}, " a ", " b ", p, 1, 1, 0, " along_column ";\n}\n"                        \
+               : __VA_ARGS__                                                                                    \
                : "l"(a_tile), "l"(b_tile), "r"(static_cast<int>(adds)), "n"(kAlongColumn))
-#define STRATA_FROM_REGISTERS(shape, type, names, a, b, add, along_column, ...)                                      \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned." shape ".f32." type "." type \
-               " {" names "}, {" a "}, " b ", p, 1, 1, " along_column ";\n}\n"                                        \
-               : __VA_ARGS__                                                                                          \
-               : "r"(a_values[0]), "r"(a_values[1]), "r"(a_values[2]), "r"(a_values[3]), "l"(b_tile),                 \
+#define STRATA_FROM_REGISTERS(shape, type, names, a, b, add, along_column, ...)                                 \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned." shape ".f32." type \
+               "." type " {" names "}, {" a "}, " b ", p, 1, 1, " along_column ";\n}\n"                         \
+               : __VA_ARGS__                                                                                    \
+               : "r"(a_values[0]), "r"(a_values[1]), "r"(a_values[2]), "r"(a_values[3]), "l"(b_tile),           \
                  "r"(static_cast<int>(adds)), "n"(kAlongColumn))
 
 template <typename T, bool kAlongColumn, int kSize>
