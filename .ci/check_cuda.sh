@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles the trainer and the kernels with CUDA (sm_75 to sm_90, PTX) and links them with LibTorch's CUDA libraries, where
+# Compiles the trainer and the kernels with CUDA (sm_75 to sm_90a, PTX) and links them with LibTorch's CUDA libraries, where
 # a toolkit is installed. Nothing runs on a GPU here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,6 +17,6 @@ if ! readelf -d build/cuda/link_tests/link_test_strata_client_train | grep -q 'N
   echo "cuda: the trainer does not load libtorch_cuda.so"
   exit 1
 fi
-code=$(grep -ohE 'code=\[?(sm|compute)_[0-9]+' build/cuda/build.ninja | sed -E 's/.*=\[?//' | sort -u | xargs)
-[ "$code" = "compute_90 sm_75 sm_80 sm_86 sm_89 sm_90" ] || { echo "cuda: compiled for other targets than meant: $code"; exit 1; }
+code=$(grep -ohE 'code=\[?(sm|compute)_[0-9]+a?' build/cuda/build.ninja | sed -E 's/.*=\[?//' | sort -u | xargs)
+[ "$code" = "compute_90 sm_75 sm_80 sm_86 sm_89 sm_90 sm_90a" ] || { echo "cuda: compiled for other targets than meant: $code"; exit 1; }
 echo "cuda: the trainer links against LibTorch's CUDA; kernels compiled for $code"

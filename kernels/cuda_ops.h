@@ -15,6 +15,9 @@ int AddNorm(const Rows& x, const Rows& delta, const Rows& sum, const NormWeights
             void* stream);
 int NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
                  bool accumulate, void* stream);
+// Adds to dx as NormBackward and leaves the norm's value in dy.
+int NormBackwardAndValue(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                         void* stream);
 int Rope(const Rows& x, int64_t heads, int64_t head_dim, const Turns& turns, bool inverse, void* stream);
 int Activate(Unit unit, const Rows& in, const Rows& out, void* stream);
 int ActivateBackward(Unit unit, const Rows& in, const Rows& dout, void* stream);

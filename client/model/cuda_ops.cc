@@ -29,6 +29,13 @@ class Ops final : public RowOps {
                                 accumulate, stream);
     });
   }
+  void NormBackwardAndValue(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
+                            const at::Tensor& dx) const override {
+    Launch(x, [&](void* stream) {
+      return cuda::NormBackwardAndValue(RowsOf(dy), RowsOf(x), WeightsOf(norm, x), rstd.const_data_ptr<float>(),
+                                        RowsOf(dx), stream);
+    });
+  }
   void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
             bool inverse) const override {
     const kernels::Turns turns = {cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), cos.size(1)};

@@ -64,6 +64,11 @@ void NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, c
   OpsFor(x).NormBackward(norm, dy, x, rstd, dx, accumulate);
 }
 
+void NormBackwardAndValue(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
+                          const at::Tensor& dx) {
+  OpsFor(x).NormBackwardAndValue(norm, dy, x, rstd, dx);
+}
+
 void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
           bool inverse) {
   OpsFor(x).Rope(x, heads, head_dim, cos, sin, inverse);

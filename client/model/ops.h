@@ -28,6 +28,9 @@ void AddNorm(const Norm& norm, const at::Tensor& x, const at::Tensor& delta, con
              const at::Tensor& out, const at::Tensor& rstd);
 void NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
                   const at::Tensor& dx, bool accumulate);
+// Adds to dx as NormBackward and leaves the norm's value in dy.
+void NormBackwardAndValue(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
+                          const at::Tensor& dx);
 // cos, sin: [rows, pairs]; of each head its first 2 * pairs elements turn.
 void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
           bool inverse);

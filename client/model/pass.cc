@@ -247,6 +247,16 @@ at::Tensor Pass::OutputGradient(const Norm& norm, const Normed& saved) {
   return d;
 }
 
+at::Tensor Pass::InputAgain(const Norm& norm, const at::Tensor& dh, const at::Tensor& x, const at::Tensor& rstd) {
+  if (dh.defined()) {
+    NormBackwardAndValue(norm, dh, x, rstd, gradient_);
+    return dh;
+  }
+  const at::Tensor h = Take(c_.config.hidden_size);
+  ApplyNorm(norm, x, h, TakeRstd());
+  return h;
+}
+
 bool Pass::BackwardMlp(size_t index) {
   c_.weights.Use(index);
   ArenaScope scope(c_.arena);
@@ -266,10 +276,7 @@ bool Pass::BackwardMlp(size_t index) {
   const bool past_gate_up = NeedsInputGradient(index, kGateUp);
   const at::Tensor dh = past_gate_up ? Take(c_.config.hidden_size) : at::Tensor();
   ds = ProjectBackward(index, kGateUp, s.gate_up, dh);
-  const at::Tensor h = Take(c_.config.hidden_size);
-  ApplyNorm(norm, s.middle, h, TakeRstd());
-  FactorGradients(index, kGateUp, ds, h);
-  if (past_gate_up) NormBackward(norm, dh, s.middle, s.rstd_mlp, gradient_, /*accumulate=*/true);
+  FactorGradients(index, kGateUp, ds, InputAgain(norm, dh, s.middle, s.rstd_mlp));
   return past_gate_up;
 }
 
@@ -300,10 +307,7 @@ void Pass::BackwardAttention(size_t index) {
   const bool past_qkv = NeedsInputGradient(index, kQkv);
   const at::Tensor dh = past_qkv ? Take(c_.config.hidden_size) : at::Tensor();
   ds = ProjectBackward(index, kQkv, dqkv, dh);
-  const at::Tensor h = Take(c_.config.hidden_size);
-  ApplyNorm(norm, s.x, h, TakeRstd());
-  FactorGradients(index, kQkv, ds, h);
-  if (past_qkv) NormBackward(norm, dh, s.x, s.rstd_attention, gradient_, /*accumulate=*/true);
+  FactorGradients(index, kQkv, ds, InputAgain(norm, dh, s.x, s.rstd_attention));
 }
 
 void Pass::Backward() {

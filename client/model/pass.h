@@ -78,6 +78,8 @@ class Pass {
   bool BackwardMlp(size_t index);
   void BackwardAttention(size_t index);
   void BackwardHeads(size_t index, const at::Tensor& dqkv);
+  // What a block's first matrix read, norm(x). Takes its gradient dh, if there is one, into gradient_, and its place.
+  at::Tensor InputAgain(const Norm& norm, const at::Tensor& dh, const at::Tensor& x, const at::Tensor& rstd);
   // Of a block's output, from gradient_.
   at::Tensor OutputGradient(const Norm& norm, const Normed& saved);
   void Project(size_t layer, int group, const at::Tensor& x, const at::Tensor& y, const SideAdapter::Kept& kept);

@@ -19,6 +19,11 @@ class RowOps {
                        const at::Tensor& out, const at::Tensor& rstd) const = 0;
   virtual void NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
                             const at::Tensor& dx, bool accumulate) const = 0;
+  virtual void NormBackwardAndValue(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
+                                    const at::Tensor& dx) const {
+    NormBackward(norm, dy, x, rstd, dx, /*accumulate=*/true);
+    ApplyNorm(norm, x, dy, rstd);
+  }
   virtual void Rope(const at::Tensor& x, int64_t heads, int64_t head_dim, const at::Tensor& cos, const at::Tensor& sin,
                     bool inverse) const = 0;
   virtual void Activate(kernels::Unit unit, const at::Tensor& in, const at::Tensor& out) const = 0;

@@ -65,6 +65,18 @@ __device__ int Place(int row, int piece) {
   return (row * kPieces + (piece ^ (row / kRowsOfBanks % kPieces))) * kPiece;
 }
 
+// Sixteen bytes on their way, or zeros. They ask for what lies around them too, which other blocks are about to read.
+template <typename T>
+__device__ void FetchPiece(T* to, const T* from, bool inside) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const auto place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(inside ? 16 : 0)
+               : "memory");
+#else
+  __pipeline_memcpy_async(to, from, 16, inside ? 0 : 16);
+#endif
+}
+
 // Pieces of 16 rows from `token` on; what is outside is zero.
 template <int kPieces, typename T>
 __device__ void Fetch(const T* from, int64_t stride, int64_t token, int64_t tokens, int cols, T* tile) {
@@ -74,8 +86,8 @@ __device__ void Fetch(const T* from, int64_t stride, int64_t token, int64_t toke
     const int row = (i * 32 + lane) / kPieces;
     const int piece = (i * 32 + lane) % kPieces;
     const bool inside = token + row < tokens && piece * kPiece < cols;
-    __pipeline_memcpy_async(tile + Place<kPieces>(row, piece),
-                            inside ? from + (token + row) * stride + piece * kPiece : from, 16, inside ? 0 : 16);
+    FetchPiece(tile + Place<kPieces>(row, piece), inside ? from + (token + row) * stride + piece * kPiece : from,
+               inside);
   }
 }
 

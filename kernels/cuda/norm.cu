@@ -16,6 +16,16 @@ struct NormArgs {
   int cols;  // of a head
 };
 
+// Adds to the values of columns [c, c + V) of a piece.
+template <int V>
+__device__ void AddBias(const NormArgs& norm, int c, float (&values)[V]) {
+  if (norm.bias == nullptr) return;
+  float bias[V];
+  Load<float, V>(norm.bias + c, bias);
+#pragma unroll
+  for (int i = 0; i < V; ++i) values[i] += bias[i];
+}
+
 // A block a piece. With kAdd the piece is x + delta, rounded, which is also kept in `sum`.
 template <typename T, int V, bool kAdd>
 __global__ void NormKernel(View<T> x, View<T> delta, View<T> sum, NormArgs norm, View<T> out, float* rstd) {
@@ -62,24 +72,20 @@ __global__ void NormKernel(View<T> x, View<T> delta, View<T> sum, NormArgs norm,
     Load<float, V>(norm.weight + c, weight);
 #pragma unroll
     for (int i = 0; i < V; ++i) values[i] = (values[i] - mean) * scale * weight[i];
-    if (norm.bias != nullptr) {
-      float bias[V];
-      Load<float, V>(norm.bias + c, bias);
-#pragma unroll
-      for (int i = 0; i < V; ++i) values[i] += bias[i];
-    }
+    AddBias<V>(norm, c, values);
     Store<T, V>(out.Row(row) + first + c, values);
   }
 }
 
+// Then, if `and_value`, dy becomes the norm's value.
 template <typename T, int V>
-__global__ void NormBackwardKernel(View<T> dy, View<T> x, NormArgs norm, const float* rstd, View<T> dx,
-                                   bool accumulate) {
+__global__ void NormBackwardKernel(View<T> dy, View<T> x, NormArgs norm, const float* rstd, View<T> dx, bool accumulate,
+                                   bool and_value) {
   const int64_t piece = blockIdx.x;
   const int64_t row = piece / norm.heads;
   const int64_t first = piece % norm.heads * norm.cols;
   const T* source = x.Row(row) + first;
-  const T* given = dy.Row(row) + first;
+  T* given = dy.Row(row) + first;
   const auto count = static_cast<float>(norm.cols);
   float mean = 0;
   if (norm.bias != nullptr) {
@@ -122,6 +128,11 @@ __global__ void NormBackwardKernel(View<T> dy, View<T> x, NormArgs norm, const f
 #pragma unroll
     for (int i = 0; i < V; ++i) sum[i] += scale * (g[i] * weight[i] - shift) - pull * (values[i] - mean);
     Store<T, V>(to, sum);
+    if (!and_value) continue;
+#pragma unroll
+    for (int i = 0; i < V; ++i) values[i] = (values[i] - mean) * scale * weight[i];
+    AddBias<V>(norm, c, values);
+    Store<T, V>(given + c, values);
   }
 }
 
@@ -158,8 +169,10 @@ int AddNorm(const Rows& x, const Rows& delta, const Rows& sum, const NormWeights
   });
 }
 
-int NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
-                 bool accumulate, void* stream) {
+namespace {
+
+int StartNormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                      bool accumulate, bool and_value, void* stream) {
   if (x.rows == 0) return cudaSuccess;
   const NormArgs args = ArgsOf(x, norm);
   return Dispatch({&dy, &x, &dx}, args.cols, [&](auto places) -> int {
@@ -167,9 +180,21 @@ int NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const f
     constexpr int V = decltype(places)::kWidth;
     NormBackwardKernel<T, V>
         <<<static_cast<unsigned>(x.rows * norm.heads), RowThreads(args.cols, V), 0, StreamOf(stream)>>>(
-            ViewOf<T>(dy), ViewOf<T>(x), args, rstd, ViewOf<T>(dx), accumulate);
+            ViewOf<T>(dy), ViewOf<T>(x), args, rstd, ViewOf<T>(dx), accumulate, and_value);
     return cudaGetLastError();
   });
+}
+
+}  // namespace
+
+int NormBackward(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                 bool accumulate, void* stream) {
+  return StartNormBackward(dy, x, norm, rstd, dx, accumulate, /*and_value=*/false, stream);
+}
+
+int NormBackwardAndValue(const Rows& dy, const Rows& x, const NormWeights& norm, const float* rstd, const Rows& dx,
+                         void* stream) {
+  return StartNormBackward(dy, x, norm, rstd, dx, /*accumulate=*/true, /*and_value=*/true, stream);
 }
 
 }  // namespace strata::kernels::cuda

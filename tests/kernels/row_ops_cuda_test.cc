@@ -184,6 +184,11 @@ TEST_P(RowOpsCuda, Norms) {
             cuda::NormBackward(delta.There(), x.There(), there, rstd.device, out.There(), accumulate, nullptr));
         check("backward");
       }
+      NormBackward(delta.Here(), x.Here(), here, rstd.host.data(), out.Here(), /*accumulate=*/true, kThreads);
+      Norm(x.Here(), here, delta.Here(), rstd.host.data(), kThreads);
+      EXPECT_LAUNCHED(cuda::NormBackwardAndValue(delta.There(), x.There(), there, rstd.device, out.There(), nullptr));
+      check("backward and value");
+      EXPECT_LE(delta.Difference(), 1);
     }
   }
 }
