@@ -337,6 +337,7 @@ absl::Status Train(const TrainFlags& flags, config::TrainOptions options, Interr
   misuse = PlanTargets(flags, options, model->LinearModules(), runtime.files, plan);
   STRATA_RETURN_IF_ERROR(misuse.status);
   train::PlannedRun planned{.options = options, .targets = plan.targets};
+  STRATA_ASSIGN_OR_RETURN(planned.frozen, PlanFrozen(runtime.files, flags.base_adapters, model->LinearModules()));
   planned.options.device = train::DeviceOf(options.device);
   if (planned.options.device == "cpu") planned.options.max_memory /= static_cast<uint64_t>(flags.processes);
   STRATA_ASSIGN_OR_RETURN(plan.shape, train::ChooseShape(*model, planned));
