@@ -157,11 +157,10 @@ absl::StatusOr<Inputs> ReadInputs(const EvalFlags& flags, runtime::FileSystem& f
                                .chat = nullptr,
                                .no_chat = {}};
   for (const std::string& path : flags.choices) {
-    STRATA_ASSIGN_OR_RETURN(
-        data::ChoiceSet rows,
-        data::ReadChoices(files, path, reader, {.max_length = flags.max_length, .skip_bad_rows = skip}));
-    NoteRows(path, rows.num_truncated, rows.bad.count, rows.bad.text);
-    inputs.choices.push_back(std::move(rows));
+    auto rows = data::ReadChoices(files, path, reader, {.max_length = flags.max_length, .skip_bad_rows = skip});
+    if (!rows.ok()) return train::ExplainRows(loaded, rows.status());
+    NoteRows(path, rows->num_truncated, rows->bad.count, rows->bad.text);
+    inputs.choices.push_back(*std::move(rows));
   }
   return inputs;
 }

@@ -15,6 +15,7 @@
 #include "client/data/unicode.h"
 #include "client/generate/generator.h"
 #include "client/standard_output.h"
+#include "client/train/loaded_model.h"
 #include "common/runtime/runtime.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -86,7 +87,7 @@ absl::Status RunGenerate(GenerateFlags flags, const config::Precision& precision
   STRATA_ASSIGN_OR_RETURN(std::unique_ptr<model::ModelFiles> files,
                           model::ModelFiles::Open(runtime.files, flags.model));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<data::Tokenizer> tokenizer,
-                          data::OpenTokenizer(runtime.files, files->path()));
+                          train::OpenTokenizerOf(runtime.files, *files));
   STRATA_ASSIGN_OR_RETURN(flags.options.end_ids, data::EndIds(runtime.files, files->path(), *tokenizer));
   STRATA_ASSIGN_OR_RETURN(const std::string chosen, data::ChosenTemplate(runtime.files, flags.chat_template));
   auto chat = data::ChatTemplate::Open(runtime.files, files->path(), chosen);
