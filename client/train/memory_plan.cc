@@ -9,6 +9,7 @@
 #include "client/model/loss.h"
 #include "client/model/model_tensors.h"
 #include "client/model/processor.h"
+#include "common/config/units.h"
 #include "common/status/cat.h"
 
 namespace strata::train {
@@ -206,7 +207,7 @@ absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun
     if (least <= limit) return candidate;
   }
   return absl::ResourceExhaustedError(
-      Cat("max_memory is ", limit >> 20, "MiB, the training takes ", least >> 20,
+      Cat("max_memory is ", config::FormatSize(limit), ", the training takes ", (least >> 20) + 1,
           "MiB at least: lower max_length or the adapter's rank, or take ",
           bases.back() == config::BaseDType::kNf4 ? "" : "a base_dtype of fewer bytes or ", "a smaller model"));
 }

@@ -42,5 +42,17 @@ TEST(PlanCommand, AFrozenAdapterOfAnotherModelIsNamed) {
   EXPECT_THAT(other.out, AllOf(HasSubstr("lora/small-gpt2-plain"), HasSubstr("no linear module")));
 }
 
+TEST(PlanCommand, WhatCannotBePlannedIsSaidAsItWasAsked) {
+  const auto plan = [](const std::string& yaml) {
+    return RunClient("echo \"" + yaml + "\" | ", "plan --model " + testing::GoldenDir("models/llama") + " --config -");
+  };
+  EXPECT_THAT(plan("max_memory: 1KiB").out, HasSubstr("max_memory is 1KiB, the training takes"));
+  EXPECT_THAT(Plan("--max-memory 8").out, HasSubstr("max_memory is 8B, the training takes"));
+  EXPECT_THAT(plan("adapter: {layers_to_transform: [99]}").out,
+              HasSubstr("layers_to_transform names no layer with such modules: expected some of 0 to 1, found 99"));
+  EXPECT_THAT(plan("adapter: {layers_to_transform: [99], target_modules: [nothing]}").out,
+              HasSubstr("target_modules names no linear module"));
+}
+
 }  // namespace
 }  // namespace strata
