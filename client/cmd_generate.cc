@@ -133,7 +133,7 @@ std::string CheckStop(const std::string& word) {
 void AddTextOptions(CLI::App& command, GenerateFlags& flags) {
   generate::GenerateOptions& options = flags.options;
   command.add_option("--max-new-tokens", options.max_new_tokens, "Longest text, in tokens (default 256)")
-      ->check(CLI::PositiveNumber);
+      ->check(AtLeastOne());
   command
       .add_option(
           "--temperature", flags.temperature,
@@ -154,8 +154,7 @@ void AddTextOptions(CLI::App& command, GenerateFlags& flags) {
       ->take_all()
       ->expected(1)
       ->check(CheckStop);
-  command.add_option("--batch-size", options.batch_size, "Texts written at a time (default 8)")
-      ->check(CLI::PositiveNumber);
+  command.add_option("--batch-size", options.batch_size, "Texts written at a time (default 8)")->check(AtLeastOne());
 }
 
 }  // namespace
@@ -183,8 +182,7 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, fp16, int8 or nf4 (default: as --dtype)")
       ->check(CLI::IsMember(config::kBaseDTypeWords));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
-  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")->check(AtLeastOne());
   command->add_option("--format", flags->format, "text, or json: lines of {\"text\", \"tokens\", \"finish_reason\"}")
       ->check(CLI::IsMember({"text", "json"}));
   command->callback([flags, prompt, &context] {

@@ -400,8 +400,7 @@ void AddTrainCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, fp16, int8 or nf4; before the configuration's")
       ->check(CLI::IsMember(config::kBaseDTypeWords));
   command->add_option("--device", flags->device, "auto, cpu or cuda:N; before the configuration's");
-  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")->check(AtLeastOne());
   command
       ->add_option("--processes", flags->processes,
                    "Processes that share each step's rows, with a copy of the model each (default 1): with device cuda "
