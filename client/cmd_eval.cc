@@ -157,11 +157,10 @@ absl::StatusOr<Inputs> ReadInputs(const EvalFlags& flags, runtime::FileSystem& f
                                .chat = nullptr,
                                .no_chat = {}};
   for (const std::string& path : flags.choices) {
-    STRATA_ASSIGN_OR_RETURN(
-        data::ChoiceSet rows,
-        data::ReadChoices(files, path, reader, {.max_length = flags.max_length, .skip_bad_rows = skip}));
-    NoteRows(path, rows.num_truncated, rows.bad.count, rows.bad.text);
-    inputs.choices.push_back(std::move(rows));
+    auto rows = data::ReadChoices(files, path, reader, {.max_length = flags.max_length, .skip_bad_rows = skip});
+    if (!rows.ok()) return train::ExplainRows(loaded, rows.status());
+    NoteRows(path, rows->num_truncated, rows->bad.count, rows->bad.text);
+    inputs.choices.push_back(*std::move(rows));
   }
   return inputs;
 }
@@ -232,7 +231,7 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
   command
       ->add_option("--max-length", flags->max_length,
                    "Longer rows are cut, questions at their beginning (default 1024)")
-      ->check(CLI::PositiveNumber);
+      ->check(AtLeastOne());
   command->add_option("--on-bad-row", flags->on_bad_row, "stop (default) or skip")
       ->check(CLI::IsMember({"stop", "skip"}));
   command->add_option("--dtype", flags->dtype, "fp32 (default), bf16, or fp16 on CUDA")
@@ -240,8 +239,7 @@ void AddEvalCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, fp16, int8 or nf4 (default: as --dtype)")
       ->check(CLI::IsMember(config::kBaseDTypeWords));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
-  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")->check(AtLeastOne());
   command->add_option("--format", flags->format, "text or json (default: json for --choices, else text)")
       ->check(CLI::IsMember({"text", "json"}));
   command->callback([flags, &context] { context.exit_code = Run(*flags); });

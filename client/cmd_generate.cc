@@ -15,6 +15,7 @@
 #include "client/data/unicode.h"
 #include "client/generate/generator.h"
 #include "client/standard_output.h"
+#include "client/train/loaded_model.h"
 #include "common/runtime/runtime.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -86,7 +87,7 @@ absl::Status RunGenerate(GenerateFlags flags, const config::Precision& precision
   STRATA_ASSIGN_OR_RETURN(std::unique_ptr<model::ModelFiles> files,
                           model::ModelFiles::Open(runtime.files, flags.model));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<data::Tokenizer> tokenizer,
-                          data::OpenTokenizer(runtime.files, files->path()));
+                          train::OpenTokenizerOf(runtime.files, *files));
   STRATA_ASSIGN_OR_RETURN(flags.options.end_ids, data::EndIds(runtime.files, files->path(), *tokenizer));
   STRATA_ASSIGN_OR_RETURN(const std::string chosen, data::ChosenTemplate(runtime.files, flags.chat_template));
   auto chat = data::ChatTemplate::Open(runtime.files, files->path(), chosen);
@@ -132,7 +133,7 @@ std::string CheckStop(const std::string& word) {
 void AddTextOptions(CLI::App& command, GenerateFlags& flags) {
   generate::GenerateOptions& options = flags.options;
   command.add_option("--max-new-tokens", options.max_new_tokens, "Longest text, in tokens (default 256)")
-      ->check(CLI::PositiveNumber);
+      ->check(AtLeastOne());
   command
       .add_option(
           "--temperature", flags.temperature,
@@ -153,8 +154,7 @@ void AddTextOptions(CLI::App& command, GenerateFlags& flags) {
       ->take_all()
       ->expected(1)
       ->check(CheckStop);
-  command.add_option("--batch-size", options.batch_size, "Texts written at a time (default 8)")
-      ->check(CLI::PositiveNumber);
+  command.add_option("--batch-size", options.batch_size, "Texts written at a time (default 8)")->check(AtLeastOne());
 }
 
 }  // namespace
@@ -182,8 +182,7 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, fp16, int8 or nf4 (default: as --dtype)")
       ->check(CLI::IsMember(config::kBaseDTypeWords));
   command->add_option("--device", flags->device, "auto (default), cpu or cuda:N");
-  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")->check(AtLeastOne());
   command->add_option("--format", flags->format, "text, or json: lines of {\"text\", \"tokens\", \"finish_reason\"}")
       ->check(CLI::IsMember({"text", "json"}));
   command->callback([flags, prompt, &context] {

@@ -66,7 +66,8 @@ struct Module {
   std::vector<double> singular_values;  // of the update, descending
   double norm = 0;                      // Frobenius, of the update
   std::optional<Spread> magnitude;
-  uint64_t bytes() const { return factors->a.data.size() + factors->b.data.size() + factors->magnitude.data.size(); }
+  std::string dtype;   // of A, as the file has it
+  uint64_t bytes = 0;  // in the file
 };
 
 double Norm(const std::vector<double>& values) {
@@ -82,13 +83,29 @@ absl::StatusOr<Spread> SpreadOf(const format::TensorView& magnitude) {
   return Spread{.least = *least, .mean = sum / static_cast<double>(values.size()), .largest = *largest};
 }
 
-absl::StatusOr<std::vector<Module>> Measure(const adapter::Adapter& adapter) {
+// What was read of a GGUF file is fp32; `gguf`, which may be null, says what it was.
+void DescribeStored(const adapter::Factors& factors, const format::Gguf* gguf, Module& module) {
+  const auto stored = [&](std::string_view end) {
+    return gguf == nullptr ? nullptr : gguf->Find(Cat(factors.module, ".weight.lora_", end));
+  };
+  const format::GgufTensor* a = stored("a");
+  const format::GgufTensor* b = stored("b");
+  module.dtype = a == nullptr ? format::DTypeName(factors.a.dtype) : format::GgufTypeName(a->type);
+  module.bytes = (a == nullptr ? factors.a.data.size() : a->data.size()) +
+                 (b == nullptr ? factors.b.data.size() : b->data.size()) + factors.magnitude.data.size();
+}
+
+absl::StatusOr<std::vector<Module>> Measure(const adapter::Adapter& adapter, const format::Gguf* gguf) {
   std::vector<Module> modules;
   for (const adapter::Factors& factors : adapter.modules()) {
     STRATA_ASSIGN_OR_RETURN(std::vector<double> values, linalg::SingularValues(factors));
     const double norm = Norm(values);
-    modules.push_back(
-        {.factors = &factors, .singular_values = std::move(values), .norm = norm, .magnitude = std::nullopt});
+    modules.push_back({.factors = &factors,
+                       .singular_values = std::move(values),
+                       .norm = norm,
+                       .magnitude = std::nullopt,
+                       .dtype = {}});
+    DescribeStored(factors, gguf, modules.back());
     if (factors.has_magnitude()) {
       STRATA_ASSIGN_OR_RETURN(modules.back().magnitude, SpreadOf(factors.magnitude));
     }
@@ -106,9 +123,9 @@ void PrintAdapterTable(const std::vector<Module>& modules) {
   for (const Module& module : modules) {
     const adapter::Factors& f = *module.factors;
     const bool any = !module.singular_values.empty();
-    rows.push_back({f.module, ShapeText({f.out, f.in}), std::string(format::DTypeName(f.a.dtype)),
-                    std::to_string(module.bytes()), std::to_string(f.rank), number(f.alpha), number(f.scaling),
-                    number(module.norm), any ? number(module.singular_values.front()) : "-",
+    rows.push_back({f.module, ShapeText({f.out, f.in}), module.dtype, std::to_string(module.bytes),
+                    std::to_string(f.rank), number(f.alpha), number(f.scaling), number(module.norm),
+                    any ? number(module.singular_values.front()) : "-",
                     any ? number(module.singular_values.back()) : "-"});
     if (!dora) continue;
     const Spread spread = module.magnitude.value_or(Spread());
@@ -119,22 +136,23 @@ void PrintAdapterTable(const std::vector<Module>& modules) {
 
 Json ModuleJson(const Module& module) {
   const adapter::Factors& f = *module.factors;
-  Json json = {{"name", f.module},        {"shape", {f.out, f.in}}, {"dtype", format::DTypeName(f.a.dtype)},
-               {"bytes", module.bytes()}, {"rank", f.rank},         {"alpha", f.alpha},
-               {"scaling", f.scaling},    {"norm", module.norm},    {"singular_values", module.singular_values}};
+  Json json = {{"name", f.module},      {"shape", {f.out, f.in}}, {"dtype", module.dtype},
+               {"bytes", module.bytes}, {"rank", f.rank},         {"alpha", f.alpha},
+               {"scaling", f.scaling},  {"norm", module.norm},    {"singular_values", module.singular_values}};
   if (const auto& spread = module.magnitude; spread.has_value()) {
     json["magnitude"] = {{"min", spread->least}, {"mean", spread->mean}, {"max", spread->largest}};
   }
   return json;
 }
 
-absl::Status InspectAdapter(const InspectFlags& flags, const adapter::Adapter& adapter, const std::string& base_model) {
-  STRATA_ASSIGN_OR_RETURN(const std::vector<Module> modules, Measure(adapter));
+absl::Status InspectAdapter(const InspectFlags& flags, const adapter::Adapter& adapter, const std::string& base_model,
+                            const format::Gguf* gguf) {
+  STRATA_ASSIGN_OR_RETURN(const std::vector<Module> modules, Measure(adapter, gguf));
   uint64_t bytes = 0;
   std::vector<double> norms;
   Json listed = Json::array();
   for (const Module& module : modules) {
-    bytes += module.bytes();
+    bytes += module.bytes;
     norms.push_back(module.norm);
     listed.push_back(ModuleJson(module));
   }
@@ -179,8 +197,7 @@ void InspectModel(const InspectFlags& flags, const model::ModelFiles& model) {
 }
 
 // Whether a file is an adapter in GGUF rather than a model.
-bool IsGgufAdapter(runtime::FileSystem& files, const std::string& path) {
-  const auto gguf = format::Gguf::Open(files, path);
+bool IsAdapter(const absl::StatusOr<format::Gguf>& gguf) {
   return gguf.ok() && gguf->GetString("general.type").value_or("") == "adapter";
 }
 
@@ -188,11 +205,11 @@ absl::Status Run(const InspectFlags& flags) {
   runtime::PosixFileSystem files;
   if (files.Exists(runtime::JoinPath(flags.path, "adapter_config.json"))) {
     STRATA_ASSIGN_OR_RETURN(const auto read, adapter::ReadPeft(files, flags.path));
-    return InspectAdapter(flags, read.first, read.second.base_model);
+    return InspectAdapter(flags, read.first, read.second.base_model, nullptr);
   }
-  if (IsGgufAdapter(files, flags.path)) {
+  if (const auto gguf = format::Gguf::Open(files, flags.path); IsAdapter(gguf)) {
     STRATA_ASSIGN_OR_RETURN(const adapter::Adapter adapter, adapter::ReadGgufAdapter(files, flags.path));
-    return InspectAdapter(flags, adapter, "");
+    return InspectAdapter(flags, adapter, "", &*gguf);
   }
   STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(files, flags.path));
   InspectModel(flags, *model);

@@ -1,5 +1,6 @@
 #include <cstdint>
 #include <iostream>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -129,7 +130,7 @@ void AddMergeCommand(CLI::App& app, CommandContext& context) {
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0"}))
       ->capture_default_str();
   command->add_option("--max-shard-bytes", flags->max_shard_bytes, "Of one safetensors file; larger models are split")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()))
       ->capture_default_str();
   command->callback([flags, &context] {
     for (const std::string& word : flags->formats) {

@@ -2,6 +2,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "client/command_runtime.h"
@@ -21,6 +22,7 @@ using Json = nlohmann::json;
 
 struct PlanFlags {
   std::string model, config, max_memory, format = "text";
+  std::vector<std::string> base_adapters;
 };
 
 absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, runtime::FileSystem& files) {
@@ -28,6 +30,7 @@ absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, r
   train::PlannedRun run{.options = options, .targets = {}};
   run.options.device = train::DeviceOf(options.device);
   STRATA_ASSIGN_OR_RETURN(run.targets, peft::PlanLora(options.adapter, model->LinearModules()));
+  STRATA_ASSIGN_OR_RETURN(run.frozen, PlanFrozen(files, flags.base_adapters, model->LinearModules()));
   STRATA_ASSIGN_OR_RETURN(const train::StepShape shape, train::ChooseShape(*model, run));
   const train::MemoryNeeds needs = train::NeedsOf(*model, run, shape);
   const uint64_t parameters = train::NumParameters(run.targets);
@@ -47,14 +50,15 @@ absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, r
   }
   const auto mib = [](uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
   std::cout << absl::StrFormat(
-      "peak memory       %.0f MiB: weights %.0f, adapter %.0f, activations %.0f, program %.0f\n"
+      "peak memory       %.0f MiB: weights %.0f, adapter %.0f, %sactivations %.0f, program %.0f\n"
       "adapter           %.1f MiB, %u parameters in %u modules\n"
       "tokens a step     %u at most\n"
       "micro-batches     %u tokens, gradient_checkpointing %s\n"
       "base_dtype        %s\n%s",
-      mib(needs.peak()), mib(needs.weights), mib(needs.adapter), mib(needs.activations), mib(needs.fixed),
-      mib(parameters * sizeof(float)), parameters, run.targets.size(), tokens, shape.micro_batch_tokens,
-      shape.recompute ? "on" : "off", config::BaseDTypeWord(run.options.precision().base),
+      mib(needs.peak()), mib(needs.weights), mib(needs.adapter),
+      needs.frozen == 0 ? "" : absl::StrFormat("frozen %.0f, ", mib(needs.frozen)), mib(needs.activations),
+      mib(needs.fixed), mib(parameters * sizeof(float)), parameters, run.targets.size(), tokens,
+      shape.micro_batch_tokens, shape.recompute ? "on" : "off", config::BaseDTypeWord(run.options.precision().base),
       shape.host_layers == 0 ? ""
                              : absl::StrFormat("host_layers       %d, %.0f MiB of the host's memory\n",
                                                shape.host_layers, mib(needs.host)));
@@ -77,6 +81,7 @@ void AddPlanCommand(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("plan", "Predict what a training takes of memory, without loading the model");
   command->add_option("--model", flags->model, "Model folder, GGUF file, or org/name in the HF cache")->required();
   command->add_option("--config", flags->config, "train.yaml; - reads standard input");
+  command->add_option("--base-adapter", flags->base_adapters, "Frozen beneath the adapter, as train takes them");
   command->add_option("--max-memory", flags->max_memory, "Cut the step to fit, as max_memory does; before its value")
       ->check([](const std::string& text) {
         return config::ParseSize(text).value_or(0) > 0 ? "" : "expected a size such as 8GiB";

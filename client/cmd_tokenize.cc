@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "client/commands.h"
 #include "client/data/chat_rows.h"
@@ -91,7 +92,15 @@ absl::StatusOr<Json> TokenizeChat(const data::Tokenizer& tokenizer, const absl::
 
 absl::StatusOr<Json> TokenizeRow(const data::Tokenizer& tokenizer, bool add_special, const Json& row) {
   const auto text = row.find("text");
-  if (text == row.end() || !text->is_string()) return absl::InvalidArgumentError("{\"text\": STRING} is expected");
+  if (text == row.end() || !text->is_string()) {
+    std::vector<std::string> keys;
+    for (const auto& entry : row.items()) keys.push_back(entry.key());
+    const std::string found = text != row.end() ? Cat("'text' is ", text->type_name())
+                              : keys.empty()    ? "the row is empty"
+                                                : Cat("the row has ", absl::StrJoin(keys, ", "));
+    return absl::InvalidArgumentError(
+        Cat("expected {\"text\": STRING}, or a conversation as train takes it; ", found.substr(0, 200)));
+  }
   return Json{{"ids", tokenizer.Encode(text->get_ref<const std::string&>(), add_special)}};
 }
 

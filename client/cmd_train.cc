@@ -337,6 +337,7 @@ absl::Status Train(const TrainFlags& flags, config::TrainOptions options, Interr
   misuse = PlanTargets(flags, options, model->LinearModules(), runtime.files, plan);
   STRATA_RETURN_IF_ERROR(misuse.status);
   train::PlannedRun planned{.options = options, .targets = plan.targets};
+  STRATA_ASSIGN_OR_RETURN(planned.frozen, PlanFrozen(runtime.files, flags.base_adapters, model->LinearModules()));
   planned.options.device = train::DeviceOf(options.device);
   if (planned.options.device == "cpu") planned.options.max_memory /= static_cast<uint64_t>(flags.processes);
   STRATA_ASSIGN_OR_RETURN(plan.shape, train::ChooseShape(*model, planned));
@@ -399,8 +400,7 @@ void AddTrainCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--base-dtype", flags->base_dtype, "fp32, bf16, fp16, int8 or nf4; before the configuration's")
       ->check(CLI::IsMember(config::kBaseDTypeWords));
   command->add_option("--device", flags->device, "auto, cpu or cuda:N; before the configuration's");
-  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", flags->threads, "Threads that compute (default: all cores)")->check(AtLeastOne());
   command
       ->add_option("--processes", flags->processes,
                    "Processes that share each step's rows, with a copy of the model each (default 1): with device cuda "

@@ -8,6 +8,7 @@
 #include "client/model/processor.h"
 #include "client/model/torch_guard.h"
 #include "client/peft/adapter_state.h"
+#include "client/peft/lora_plan.h"
 #include "common/adapter/adapter.h"
 #include "common/config/config.h"
 #include "common/runtime/process.h"
@@ -53,6 +54,19 @@ absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem&
                               return peft::FrozenFactors(read.first, device);
                             }));
     for (model::NamedFactors& f : part) all.push_back(std::move(f));
+  }
+  return all;
+}
+
+absl::StatusOr<std::vector<train::Target>> PlanFrozen(runtime::FileSystem& files,
+                                                      const std::vector<std::string>& directories,
+                                                      const std::vector<config::ModuleShape>& modules) {
+  std::vector<train::Target> all;
+  for (const std::string& directory : directories) {
+    STRATA_ASSIGN_OR_RETURN(const auto read, adapter::ReadPeft(files, directory));
+    auto part = peft::PlanFromAdapter(read.first, modules);
+    if (!part.ok()) return Annotate(part.status(), directory);
+    all.insert(all.end(), part->begin(), part->end());
   }
   return all;
 }

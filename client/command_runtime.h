@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/model/transformer.h"
+#include "client/train/local_trainer.h"
 #include "common/config/options.h"
 #include "common/runtime/runtime.h"
 
@@ -38,6 +39,11 @@ class Interruptible {
 absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem& files,
                                                             const std::vector<std::string>& directories,
                                                             at::Device device);
+
+// What ReadFrozen finds there, module by module. Its errors, and INVALID_ARGUMENT where they do not fit `modules`.
+absl::StatusOr<std::vector<train::Target>> PlanFrozen(runtime::FileSystem& files,
+                                                      const std::vector<std::string>& directories,
+                                                      const std::vector<config::ModuleShape>& modules);
 
 // train.yaml from a file, from standard input (-), or the defaults (no path). Faults: INVALID_ARGUMENT.
 absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files, const std::string& path);

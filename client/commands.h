@@ -3,6 +3,7 @@
 #ifndef STRATA_CLIENT_COMMANDS_H_
 #define STRATA_CLIENT_COMMANDS_H_
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,9 @@ struct CommandContext {
   std::vector<std::string> arguments;  // as typed, without the program's name
   int exit_code = 0;
 };
+
+// For numbers of things.
+inline CLI::Range AtLeastOne() { return {1, std::numeric_limits<int>::max()}; }
 
 // Prints "error: MESSAGE" lines to standard error and returns the exit code of the status: 2 for INVALID_ARGUMENT of
 // configuration, else 1.

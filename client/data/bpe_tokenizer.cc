@@ -51,6 +51,11 @@ class BpeTokenizer : public Tokenizer {
   }
 
   int32_t vocab_size() const override { return std::max(parts_.bpe->max_id(), parts_.added.max_id()) + 1; }
+  Last last_of_vocabulary() const override {
+    int32_t id = parts_.bpe->max_id();
+    while (id >= 0 && (parts_.bpe->Token(id) == nullptr || parts_.added.Find(id) != nullptr)) --id;
+    return id < 0 ? Last() : Last{.id = id, .token = *parts_.bpe->Token(id)};
+  }
   std::optional<int32_t> eos_id() const override { return parts_.eos; }
   std::optional<int32_t> bos_id() const override { return parts_.bos; }
   std::string Canonical() const override {

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <array>
 #include <utility>
 
 #include "client/data/chat_template.h"
+#include "common/config/chat_templates.h"
 
 namespace strata::data {
 namespace {
@@ -106,6 +108,8 @@ constexpr auto kBuiltins = std::to_array<std::pair<std::string_view, std::string
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|assistant|>\n' }}{% else %}{{- eos_token }}{% endif %})jinja"},
 });
+static_assert(std::ranges::equal(kBuiltins, config::kChatTemplateWords, {},
+                                 [](const auto& entry) { return entry.first; }));
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include "absl/strings/match.h"
 #include "client/data/chat_template.h"
 #include "client/data/json_fields.h"
+#include "common/config/chat_templates.h"
 #include "common/format/gguf.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -92,7 +93,7 @@ absl::StatusOr<Found> Look(runtime::FileSystem& files, const std::string& model)
 
 // A chosen template is a name of ours, or a source.
 absl::Status Choose(std::string_view chosen, Found& found) {
-  const bool is_source = chosen.find("{{") != std::string_view::npos || chosen.find("{%") != std::string_view::npos;
+  const bool is_source = config::IsJinja(chosen);
   const std::string_view source = is_source ? chosen : BuiltinSource(chosen);
   if (source.empty()) {
     return absl::InvalidArgumentError(
@@ -107,7 +108,12 @@ absl::Status Choose(std::string_view chosen, Found& found) {
 
 absl::StatusOr<std::string> ChosenTemplate(runtime::FileSystem& files, const std::string& word) {
   if (word.empty() || !BuiltinSource(word).empty()) return word;
-  return files.ReadFile(word);
+  if (!files.Exists(word)) {
+    return absl::NotFoundError(Cat("chat template '", word, "' is no file, and none of ", BuiltinList()));
+  }
+  STRATA_ASSIGN_OR_RETURN(std::string source, files.ReadFile(word));
+  // What says nothing of a conversation is a template all the same, not the name of one.
+  return config::IsJinja(source) ? source : "{{ '' }}" + source;
 }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Open(runtime::FileSystem& files, const std::string& model,

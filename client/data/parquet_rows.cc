@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/data/jinja/value.h"
 #include "client/data/unicode.h"
 #include "common/status/cat.h"
@@ -32,8 +34,14 @@ std::string_view TextOf(const runtime::Mapping& mapping) {
   return {reinterpret_cast<const char*>(mapping.bytes().data()), mapping.bytes().size()};
 }
 
+// Arrow reports one fault in several lines, which would look like several.
+std::string OneLine(std::string_view message) {
+  return absl::StrJoin(absl::StrSplit(absl::string_view(message.data(), message.size()), '\n', absl::SkipWhitespace()),
+                       "; ");
+}
+
 absl::Status FileFault(const std::string& path, const arrow::Status& status) {
-  const std::string text = Cat(path, ": Parquet: ", status.message());
+  const std::string text = Cat(path, ": Parquet: ", OneLine(status.message()));
   if (status.IsNotImplemented()) return absl::UnimplementedError(text);
   if (status.IsOutOfMemory()) return absl::ResourceExhaustedError(text);
   return absl::DataLossError(text);
@@ -47,7 +55,7 @@ auto Guarded(const std::string& path, const F& read) -> decltype(read()) {
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(Cat(path, ": Parquet: no memory for what the file says that it holds"));
   } catch (const std::exception& error) {
-    return absl::DataLossError(Cat(path, ": Parquet: ", error.what()));
+    return absl::DataLossError(Cat(path, ": Parquet: ", OneLine(error.what())));
   }
 }
 

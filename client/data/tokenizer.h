@@ -23,6 +23,12 @@ class Tokenizer {
   virtual std::vector<int32_t> Encode(std::string_view text, bool add_special) const = 0;
   virtual std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
   virtual int32_t vocab_size() const = 0;  // highest id + 1, added tokens included
+  // The vocabulary's last token, added ones apart; id -1: there is none.
+  struct Last {
+    int32_t id = -1;
+    std::string token;
+  };
+  virtual Last last_of_vocabulary() const { return {}; }
   virtual std::optional<int32_t> eos_id() const = 0;
   virtual std::optional<int32_t> bos_id() const = 0;
   // Canonical bytes of vocabulary, merges and rules, for the base model's `semantics` digest.

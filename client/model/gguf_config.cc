@@ -196,7 +196,7 @@ absl::Status ReadLongRope(const Gguf& gguf, Reader& reader, std::string_view pla
 }
 
 // GGUF keeps the llama3 scaling only as its effect, a divisor per frequency. The parameters of the published models are
-// tried; the largest divisor is the factor.
+// tried; the largest divisor is the factor. Other divisors are taken as they are: longrope's, at any length.
 absl::Status ReadDivisors(const Gguf& gguf, std::string_view place, ModelConfig& config) {
   const GgufTensor* tensor = gguf.Find(kRopeDivisors);
   if (tensor == nullptr) return absl::OkStatus();
@@ -217,9 +217,16 @@ absl::Status ReadDivisors(const Gguf& gguf, std::string_view place, ModelConfig&
       }
     }
   }
-  return absl::UnimplementedError(Cat(place,
-                                      ": tensor rope_freqs.weight does not follow the llama3 scaling with the "
-                                      "parameters of any published model; use the HF directory instead"));
+  if (config.rope.scaling != RopeScaling::kNone) {
+    return absl::UnimplementedError(
+        Cat(place, ": tensor rope_freqs.weight beside another rotary scaling; use the HF directory instead"));
+  }
+  config.rope.scaling = RopeScaling::kLongRope;
+  config.rope.factor = 1;
+  config.rope.original_max_positions = config.max_positions;
+  config.rope.short_factors.assign(divisors.begin(), divisors.end());
+  config.rope.long_factors = config.rope.short_factors;
+  return absl::OkStatus();
 }
 
 }  // namespace

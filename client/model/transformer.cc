@@ -184,6 +184,7 @@ absl::Status Transformer::Rebuild() {
     for (size_t g = 0; g < kNumGroups; ++g)
       sides[l][g] = SideAdapter(weights_.layers[l].groups[g], weights_.activation_type);
   }
+  sides_ = sides;  // the columns of before need not stand beside the new ones
   for (const auto* list : {&trained_, &side_base_}) {
     for (const NamedFactors& named : *list) {
       STRATA_ASSIGN_OR_RETURN(const Weights::Place place, Locate(named));

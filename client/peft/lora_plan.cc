@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <utility>
 
+#include "absl/strings/str_join.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 
@@ -16,6 +18,28 @@ std::string Examples(const std::vector<config::ModuleShape>& modules) {
   std::string text;
   for (size_t i = 0; i < std::min<size_t>(modules.size(), 7); ++i) text += (i == 0 ? "" : ", ") + modules[i].name;
   return text;
+}
+
+bool NamesAny(const config::AdapterOptions& options, const std::vector<config::ModuleShape>& modules) {
+  return std::any_of(modules.begin(), modules.end(), [&](const config::ModuleShape& m) {
+    return m.name != kHead && adapter::IsTarget(options, m.name);
+  });
+}
+
+absl::Status NothingNamed(config::AdapterOptions options, const std::vector<config::ModuleShape>& modules) {
+  const std::vector<uint32_t> layers = std::exchange(options.layers_to_transform, {});
+  if (layers.empty() || !NamesAny(options, modules)) {
+    return absl::InvalidArgumentError(
+        Cat("adapter: target_modules names no linear module of the model, which has ", Examples(modules), ", .."));
+  }
+  uint32_t last = 0;  // a model has fewer layers than modules
+  for (uint32_t layer = 0; layer < modules.size(); ++layer) {
+    options.layers_to_transform = {layer};
+    if (NamesAny(options, modules)) last = layer;
+  }
+  return absl::InvalidArgumentError(
+      Cat("adapter: layers_to_transform names no layer with such modules: expected some of 0 to ", last, ", found ",
+          absl::StrJoin(layers, ", ")));
 }
 
 }  // namespace
@@ -42,10 +66,7 @@ absl::StatusOr<std::vector<train::Target>> PlanLora(const config::AdapterOptions
                        .scaling = adapter::ScalingOf(alpha, rank, options.use_rslora),
                        .use_dora = options.use_dora});
   }
-  if (targets.empty()) {
-    return absl::InvalidArgumentError(
-        Cat("adapter: target_modules names no linear module of the model, which has ", Examples(modules), ", .."));
-  }
+  if (targets.empty()) return NothingNamed(options, modules);
   return targets;
 }
 

@@ -6,10 +6,26 @@
 
 #include "client/data/chat_template.h"
 #include "client/data/row_files.h"
+#include "client/model/family.h"
 #include "client/model/model_files.h"
+#include "common/status/cat.h"
 #include "common/status/status_macros.h"
 
 namespace strata::train {
+
+absl::StatusOr<std::unique_ptr<data::Tokenizer>> OpenTokenizerOf(runtime::FileSystem& files,
+                                                                 const model::ModelFiles& model) {
+  STRATA_ASSIGN_OR_RETURN(std::unique_ptr<data::Tokenizer> tokenizer, data::OpenTokenizer(files, model.path()));
+  const data::Tokenizer::Last last = tokenizer->last_of_vocabulary();
+  const int64_t rows = model.config().vocab_size;
+  if (last.id < rows) return tokenizer;
+  const std::string inside = runtime::JoinPath(model.path(), "tokenizer.json");
+  const model::Family& family = model::FamilyOf(model.config());
+  return absl::InvalidArgumentError(
+      Cat(files.Exists(inside) ? inside : model.path(), ": expected ids below ", rows, ", the rows of ", family.prefix,
+          family.embedding, ".weight, found '", last.token, "' with id ", last.id,
+          ": the tokenizer is of another model; take the one that came with the weights"));
+}
 
 absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, const config::Precision& precision,
                                              const ModelPlace& place) {
@@ -22,13 +38,18 @@ absl::StatusOr<LoadedModel*> ModelCache::Get(const std::string& path, const conf
   loaded->path = path;
   loaded->place = place;
   loaded->precision = precision;
-  absl::StatusOr<std::unique_ptr<data::Tokenizer>> tokenizer = data::OpenTokenizer(files_, files->path());
+  absl::StatusOr<std::unique_ptr<data::Tokenizer>> tokenizer = OpenTokenizerOf(files_, *files);
   loaded->tokenizer_status = tokenizer.status();
   if (tokenizer.ok()) loaded->tokenizer = *std::move(tokenizer);
   STRATA_ASSIGN_OR_RETURN(loaded->transformer,
                           model::Transformer::Load(std::move(files), precision, where, threads_, place.host_layers));
   loaded_ = std::move(loaded);
   return loaded_.get();
+}
+
+absl::Status ExplainRows(const LoadedModel& model, absl::Status status) {
+  if (model.tokenizer != nullptr || absl::IsNotFound(model.tokenizer_status)) return status;
+  return Annotate(model.tokenizer_status, "the model's tokenizer cannot be used");
 }
 
 RowPolicy RowPolicyOf(const config::TrainOptions& options, std::string scratch) {
@@ -58,8 +79,7 @@ absl::StatusOr<data::Dataset> ModelCache::ReadRows(const LoadedModel& model, con
                                      .no_chat = chat.status(),
                                      .scratch = policy.scratch};
   auto rows = data::ReadDataset(files_, path, model.tokenizer.get(), vocabulary, options);
-  if (!rows.ok() && model.tokenizer == nullptr && model.tokenizer_status.code() != absl::StatusCode::kNotFound)
-    return Annotate(model.tokenizer_status, "the model's tokenizer cannot be used");
+  if (!rows.ok()) return ExplainRows(model, rows.status());
   return rows;
 }
 

@@ -39,6 +39,13 @@ struct LoadedModel {
   std::unique_ptr<data::Tokenizer> tokenizer;  // null when the model comes without one
   absl::Status tokenizer_status;               // why
 };
+// `status` of reading rows, or why the model's tokenizer cannot be used, which is then what is wrong with them.
+absl::Status ExplainRows(const LoadedModel& model, absl::Status status);
+
+// Errors of data::OpenTokenizer, and INVALID_ARGUMENT: a token of the vocabulary has no row in the model's embedding.
+// An added one may lack it (Gemma 3's tokenizer has such a token); that is a fault of the row that has it.
+absl::StatusOr<std::unique_ptr<data::Tokenizer>> OpenTokenizerOf(runtime::FileSystem& files,
+                                                                 const model::ModelFiles& model);
 
 // At most one model at a time. Not thread-safe.
 class ModelCache {

@@ -9,6 +9,7 @@
 #include "client/model/loss.h"
 #include "client/model/model_tensors.h"
 #include "client/model/processor.h"
+#include "common/config/units.h"
 #include "common/status/cat.h"
 
 namespace strata::train {
@@ -33,7 +34,8 @@ struct Widths {
   uint64_t scaled = 0;  // outputs kept for the magnitudes of one layer, on average
 };
 
-Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& targets) {
+Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& targets,
+                const std::vector<Target>& columns) {
   const auto wide = [](int64_t n) { return static_cast<uint64_t>(n); };
   Widths w{.hidden = wide(config.hidden_size),
            .intermediate = wide(config.intermediate_size),
@@ -50,6 +52,7 @@ Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& tar
     w.ranks += wide(t.rank);
     if (t.use_dora) w.scaled += wide(t.out);
   }
+  for (const Target& t : columns) w.ranks += wide(t.rank);
   w.ranks /= std::max<uint64_t>(wide(config.num_layers), 1);
   w.scaled /= std::max<uint64_t>(wide(config.num_layers), 1);
   return w;
@@ -71,8 +74,37 @@ std::vector<config::BaseDType> BasesOf(const config::TrainOptions& options) {
   return bases;
 }
 
+// What becomes of C_t (model/transformer.h, SetBase; model/side_adapter.h): part of the weights, read beside them, or
+// columns of their own, whose products are kept.
+enum class FrozenRoute { kMerged, kFolded, kColumns };
+
+FrozenRoute RouteOf(const PlannedRun& run, const StepShape& shape) {
+  const config::Precision precision = run.options.precision();
+  const bool on_device = OnDevice(run.options);
+  if (precision.base == config::BaseDType::kFp32 && shape.host_layers == 0) return FrozenRoute::kMerged;
+  const bool folds = model::FoldsFactors(model::ActivationType(precision, on_device), on_device ? at::kCUDA : at::kCPU);
+  const bool scales = std::any_of(run.frozen.begin(), run.frozen.end(), [](const Target& t) { return t.use_dora; });
+  return folds && !scales ? FrozenRoute::kFolded : FrozenRoute::kColumns;
+}
+
+// Merged factors are let go of, but the allocator keeps their memory.
+uint64_t FrozenBytes(const PlannedRun& run, const StepShape& shape) {
+  const FrozenRoute route = RouteOf(run, shape);
+  uint64_t bytes = 0;
+  for (const Target& t : run.frozen) {
+    const auto factors = static_cast<uint64_t>(t.rank * (t.in + t.out));
+    bytes += sizeof(float) * factors;
+    if (route == FrozenRoute::kMerged) continue;
+    // B once more, scaled; a magnitude, its change, the gain.
+    bytes += sizeof(float) * static_cast<uint64_t>(t.rank * t.out + (t.use_dora ? 3 * t.out : 0));
+    if (route == FrozenRoute::kColumns) bytes += ElementBytes(run.options) * factors;
+  }
+  return bytes;
+}
+
 uint64_t Activations(const model::ModelConfig& config, const PlannedRun& run, const StepShape& shape) {
-  const Widths w = WidthsOf(config, run.targets);
+  const bool columns = RouteOf(run, shape) == FrozenRoute::kColumns;
+  const Widths w = WidthsOf(config, run.targets, columns ? run.frozen : std::vector<Target>());
   const uint64_t element = ElementBytes(run.options);
   const uint64_t rows = run.options.pack ? std::max<uint64_t>(shape.micro_batch_tokens / run.options.max_length, 1) : 1;
   const uint64_t tokens = std::min<uint64_t>(rows, run.options.batch_size) * run.options.max_length;
@@ -130,6 +162,7 @@ MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const
   // Values, gradients, two moments, and with halve_scale what three of them were.
   const uint64_t buffers = run.options.on_non_finite == config::NonFinitePolicy::kHalveScale ? 7 : 4;
   needs.adapter = NumParameters(run.targets) * (4 * buffers + ElementBytes(run.options));
+  needs.frozen = FrozenBytes(run, shape);
   needs.activations = Activations(model.config(), run, shape);
   const uint64_t decoded = precision == config::Precision(precision.compute) ? 0 : model::kDecodedBytes;
   needs.fixed = OnDevice(run.options)
@@ -174,7 +207,7 @@ absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun
     if (least <= limit) return candidate;
   }
   return absl::ResourceExhaustedError(
-      Cat("max_memory is ", limit >> 20, "MiB, the training takes ", least >> 20,
+      Cat("max_memory is ", config::FormatSize(limit), ", the training takes ", (least >> 20) + 1,
           "MiB at least: lower max_length or the adapter's rank, or take ",
           bases.back() == config::BaseDType::kNf4 ? "" : "a base_dtype of fewer bytes or ", "a smaller model"));
 }

@@ -32,15 +32,17 @@ std::string DeviceOf(const std::string& device);
 struct MemoryNeeds {
   uint64_t weights = 0;      // the resident copy
   uint64_t adapter = 0;      // factors, gradients, moments, the copies that the products read
+  uint64_t frozen = 0;       // C_t's factors, and the copies that the products read
   uint64_t activations = 0;  // what the passes take from the arena, and ATen's temporaries beside it
   uint64_t fixed = 0;        // program, libraries, tokenizer; of a device its workspaces
   uint64_t host = 0;         // on a device: what host_layers take of the host's memory, page-locked
-  uint64_t peak() const { return weights + adapter + activations + fixed; }
+  uint64_t peak() const { return weights + adapter + frozen + activations + fixed; }
 };
 
 struct PlannedRun {
   config::TrainOptions options;
   std::vector<Target> targets;
+  std::vector<Target> frozen = {};  // C_t's factors; several of one module add up
 };
 
 MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const StepShape& shape);

@@ -1,10 +1,14 @@
 #include "client/train/native_trainer.h"
 
+#include <algorithm>
+#include <map>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "client/model/torch_guard.h"
 #include "client/peft/adapter_state.h"
+#include "client/peft/lora_plan.h"
 #include "client/peft/warm_start.h"
 #include "client/train/checkpoint.h"
 #include "client/train/evaluation.h"
@@ -74,10 +78,31 @@ void LogNote(const std::string& site, const TrainNote& note) {
                  {{"site", site}, {"step", note.step}, {"detail", note.detail}});
 }
 
+// What stays frozen of C_t: all of it, or what SplitWarm leaves.
+absl::StatusOr<std::vector<Target>> FrozenOf(const TrainRequest& request,
+                                             const std::vector<config::ModuleShape>& modules) {
+  std::vector<Target> frozen;
+  for (const auto& blob : request.base) {
+    STRATA_ASSIGN_OR_RETURN(const std::vector<Target> part, peft::PlanFromAdapter(*blob, modules));
+    frozen.insert(frozen.end(), part.begin(), part.end());
+  }
+  if (request.start != config::Start::kWarm) return frozen;
+  std::map<std::string, int64_t> room;
+  for (const Target& t : request.targets) room[t.module] = t.rank;
+  for (Target& t : frozen) {
+    int64_t& left = room[t.module];
+    const int64_t taken = std::min(left, t.rank);
+    left -= taken;
+    t.rank -= taken;
+  }
+  return frozen;
+}
+
 // Before the model is loaded: the choice may be what it is held in.
-absl::StatusOr<StepShape> Fit(runtime::FileSystem& files, const std::string& model_path, PlannedRun& run) {
+absl::StatusOr<StepShape> Fit(runtime::FileSystem& files, const TrainRequest& request, PlannedRun& run) {
   if (run.options.max_memory == 0) return AskedShape(run.options);
-  STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(files, model_path));
+  STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(files, request.model_path));
+  STRATA_ASSIGN_OR_RETURN(run.frozen, FrozenOf(request, model->LinearModules()));
   return ChooseShape(*model, run);
 }
 
@@ -126,7 +151,7 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
   PlannedRun planned{.options = request.options, .targets = request.targets};
   planned.options.device = DeviceOf(device);
   if (planned.options.device == "cpu") planned.options.host_layers = 0;  // a job's wish where there is a device
-  STRATA_ASSIGN_OR_RETURN(const StepShape shape, Fit(files_, request.model_path, planned));
+  STRATA_ASSIGN_OR_RETURN(const StepShape shape, Fit(files_, request, planned));
   STRATA_ASSIGN_OR_RETURN(LoadedModel* const loaded, models_.Get(request.model_path, planned.options.precision(),
                                                                  {.device = device, .host_layers = shape.host_layers}));
   model::Transformer& model = *loaded->transformer;
@@ -151,8 +176,9 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
     if (evaluate) STRATA_RETURN_IF_ERROR(PutEvaluation(model, held_out, "loss_before", result));
     return result;
   }
-  STRATA_ASSIGN_OR_RETURN(const Prepared prepared, Prepare(request, model.device()));
+  STRATA_ASSIGN_OR_RETURN(Prepared prepared, Prepare(request, model.device()));
   STRATA_RETURN_IF_ERROR(model.SetBase(prepared.frozen, model::BaseRoute::kByDtype));
+  prepared.frozen.clear();  // the model holds what it goes on reading
   // With the trained factors attached the model computes W0 + C_t from the start: fresh ones add nothing, warm ones are
   // C_t's own part.
   STRATA_RETURN_IF_ERROR(model.SetTrained(prepared.state->Factors()));

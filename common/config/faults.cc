@@ -6,8 +6,6 @@
 #include "absl/strings/str_cat.h"
 
 namespace strata::config {
-namespace {
-
 size_t EditDistance(std::string_view a, std::string_view b) {
   std::vector<std::vector<size_t>> cost(a.size() + 1, std::vector<size_t>(b.size() + 1));
   for (size_t i = 0; i <= a.size(); ++i) cost[i][0] = i;
@@ -23,8 +21,6 @@ size_t EditDistance(std::string_view a, std::string_view b) {
   }
   return cost[a.size()][b.size()];
 }
-
-}  // namespace
 
 void Faults::AddAtLine(int line, std::string_view message) { faults_.push_back({line, std::string(message)}); }
 
@@ -76,7 +72,8 @@ std::string Nearest(std::string_view word, const std::vector<std::string>& candi
   std::string best;
   size_t best_distance = 0;
   for (const std::string& candidate : candidates) {
-    const size_t distance = EditDistance(head, candidate);
+    size_t distance = EditDistance(head, candidate);
+    if (!head.empty() && candidate.starts_with(head)) distance = std::min<size_t>(distance, 1);  // cut short
     if (best.empty() || distance < best_distance) {
       best = candidate;
       best_distance = distance;

@@ -46,8 +46,10 @@ class Faults {
 
 // "a.b" from "a" and "b", "b" from "" and "b".
 std::string JoinKeys(std::string_view prefix, std::string_view key);
-// The candidate that takes the fewest edits (insert, delete, replace, swap of neighbours); "" when there is none. The
-// first wins a draw.
+// Edits (insert, delete, replace, swap of neighbours) from one to the other.
+size_t EditDistance(std::string_view a, std::string_view b);
+// The candidate that takes the fewest edits, where completing a beginning is one; "" when there is none. The first wins
+// a draw.
 std::string Nearest(std::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace strata::config

@@ -1,6 +1,7 @@
 #include "common/config/message_reader.h"
 
 #include <array>
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <utility>
@@ -74,15 +75,15 @@ class Reader {
 
  private:
   void Unknown(const Entry& entry, const Descriptor& message) {
-    std::string_view meant = entry.key;
+    std::string_view meant = std::string_view(entry.key).substr(0, 64);
     for (const auto& [other, ours] : kOtherNames) {
       if (entry.key == other) meant = ours;
     }
-    const std::vector<std::string> keys = KeysOf(message);
-    std::string hint = Nearest(meant, keys);
-    // The right key in the wrong section.
-    const std::vector<std::string> paths = PathsTo(root_, meant);
-    if (hint != meant && !paths.empty()) hint = paths.front();
+    std::string hint = Nearest(meant, KeysOf(message));
+    // A key that is nearer, in the wrong section.
+    const std::string other = Nearest(meant, NamesIn(root_));
+    const size_t distance = EditDistance(meant, other);
+    if (distance < EditDistance(meant, hint) && 3 * distance <= meant.size()) hint = PathsTo(root_, other).front();
     faults_.AddAtLine(entry.line,
                       absl::StrCat("unknown key `", entry.key.substr(0, 60), "`; did you mean `", hint, "`?"));
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "common/config/faults.h"
@@ -61,6 +62,16 @@ std::vector<std::string> PathsTo(const Descriptor& message, std::string_view key
     for (const std::string& path : PathsTo(*field.message_type(), key)) paths.push_back(JoinKeys(field.name(), path));
   }
   return paths;
+}
+
+std::vector<std::string> NamesIn(const Descriptor& message) {
+  std::vector<std::string> names = KeysOf(message);
+  for (int i = 0; i < message.field_count(); ++i) {
+    const FieldDescriptor& field = *message.field(i);
+    if (field.is_repeated() || field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) continue;
+    for (std::string& name : NamesIn(*field.message_type())) names.push_back(std::move(name));
+  }
+  return names;
 }
 
 std::vector<std::string> WordsOf(const EnumDescriptor& type) {

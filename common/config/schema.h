@@ -32,6 +32,8 @@ bool IsSize(const FieldDescriptor& field);
 std::vector<std::string> KeysOf(const Descriptor& message);
 // Dotted paths under `message` of the fields with this name; for keys that stand in the wrong section.
 std::vector<std::string> PathsTo(const Descriptor& message, std::string_view key);
+// The names of the fields under `message` and in its sections, each perhaps more than once.
+std::vector<std::string> NamesIn(const Descriptor& message);
 // The words of an enum, without the unspecified one.
 std::vector<std::string> WordsOf(const EnumDescriptor& type);
 

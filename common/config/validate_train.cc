@@ -1,6 +1,10 @@
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/config/chat_templates.h"
 #include "common/config/units.h"
 #include "common/config/validate.h"
 
@@ -9,6 +13,7 @@ namespace {
 
 // Rows of a step are counted in 32 bits.
 constexpr uint64_t kMaxStepRows = UINT32_MAX;
+constexpr uint32_t kMaxRank = 1 << 20;  // as adapters are read with
 
 ModuleSelector ReadSelector(const google::protobuf::RepeatedPtrField<std::string>& names, bool one_string,
                             bool is_target, const Section& section) {
@@ -32,6 +37,7 @@ AdapterOptions ValidateAdapter(const v1::AdapterConfig& proto, const Section& se
   options.specified = true;
   if (proto.has_rank()) options.rank = proto.rank();
   section.RequireAtLeast("rank", options.rank, 1);
+  section.Require(options.rank <= kMaxRank, "rank", options.rank, absl::StrCat("at most ", kMaxRank));
   if (proto.has_alpha()) options.alpha = proto.alpha();
   section.Require(options.alpha > 0, "alpha", options.alpha, "a number greater than 0");
   if (proto.target_modules_size() > 0) {
@@ -48,7 +54,10 @@ AdapterOptions ValidateAdapter(const v1::AdapterConfig& proto, const Section& se
   }
   for (const v1::RankPattern& entry : proto.rank_pattern()) {
     const std::string path = absl::StrCat("rank_pattern[", options.rank_pattern.size(), "]");
-    if (entry.value() < 1) section.Fault(path, absl::StrCat("`", entry.key(), "` has rank 0; expected at least 1"));
+    if (entry.value() < 1 || entry.value() > kMaxRank) {
+      section.Fault(path, absl::StrCat("`", entry.key(), "` has rank ", entry.value(), "; expected ",
+                                       entry.value() < 1 ? "at least 1" : absl::StrCat("at most ", kMaxRank)));
+    }
     options.rank_pattern.emplace_back(entry.key(), entry.value());
   }
   for (const v1::AlphaPattern& entry : proto.alpha_pattern()) {
@@ -101,6 +110,15 @@ NonFinitePolicy ReadNonFinite(const std::string& word, const Section& section) {
   section.RequireWord("on_non_finite", word, {"stop", "skip", "halve_scale"});
   if (word == "skip") return NonFinitePolicy::kSkip;
   return word == "halve_scale" ? NonFinitePolicy::kHalveScale : NonFinitePolicy::kStop;
+}
+
+void CheckChatTemplate(const std::string& text, const Section& section) {
+  const std::vector<std::string> words(kChatTemplateWords.begin(), kChatTemplateWords.end());
+  const bool is_source = IsJinja(text) || text.empty();
+  if (is_source || std::find(words.begin(), words.end(), text) != words.end()) return;
+  section.Refuse(
+      "chat_template", absl::StrCat("`", text.substr(0, 60), "`"),
+      absl::StrCat("Jinja, or one of ", absl::StrJoin(words, ", "), "; did you mean `", Nearest(text, words), "`?"));
 }
 
 }  // namespace
@@ -166,6 +184,7 @@ TrainOptions ValidateTrain(const v1::TrainConfig& proto, const Section& section)
     options.split_long_rows = proto.on_long_row() == "split";
   }
   options.chat_template = proto.chat_template();
+  CheckChatTemplate(options.chat_template, section);
   return options;
 }
 

@@ -99,14 +99,18 @@ absl::Status CheckCoverage(std::vector<const HeaderEntry*> entries, uint64_t dat
   std::sort(entries.begin(), entries.end(), [](const HeaderEntry* a, const HeaderEntry* b) {
     return std::tie(a->begin, a->end) < std::tie(b->begin, b->end);
   });
+  const auto fault = [](const HeaderEntry& entry, std::string_view what, uint64_t expected) {
+    return absl::InvalidArgumentError(Cat("tensor ", Quoted(entry.name), " ", what, ": it starts at byte ", entry.begin,
+                                          " of the data, expected ", expected));
+  };
+  // What overlaps leaves holes elsewhere.
+  for (size_t i = 1; i < entries.size(); ++i) {
+    if (entries[i]->begin < entries[i - 1]->end)
+      return fault(*entries[i], Cat("overlaps ", Quoted(entries[i - 1]->name)), entries[i - 1]->end);
+  }
   uint64_t position = 0;
   for (const HeaderEntry* entry : entries) {
-    if (entry->begin != position) {
-      return absl::InvalidArgumentError(
-          Cat("tensor ", Quoted(entry->name), ": ",
-              entry->begin < position ? "overlaps the tensor before it" : "leaves a hole before it",
-              ", it starts at byte ", entry->begin, " of the data, expected ", position));
-    }
+    if (entry->begin != position) return fault(*entry, "leaves a hole before it", position);
     position = entry->end;
   }
   if (position != data_bytes) {

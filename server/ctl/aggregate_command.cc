@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -233,7 +234,7 @@ void AddKindFlags(CLI::App& command, Flags& flags) {
                        return "'" + text + "' is no number above 0 and at most 1";
                      });
   auto* max_rank = command.add_option("--max-rank", flags.max_rank, "Keep at most this rank in every module")
-                       ->check(CLI::PositiveNumber);
+                       ->check(CLI::Range(1, std::numeric_limits<int>::max()));
   const std::vector<CLI::Option*> kinds = {exact, stack, energy, max_rank};
   for (CLI::Option* one : kinds) {
     for (CLI::Option* other : kinds) {
@@ -258,7 +259,7 @@ void AddAggregateCommand(CLI::App& app, int& exit_code) {
   command->add_flag("--compare", flags->compare, "Also say how far averaging the factors would have been off");
   command->add_option("--format", flags->format, "Of what is printed")->check(CLI::IsMember({"text", "json"}));
   command->add_option("--threads", flags->threads, "Modules at a time (default: one per core)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   command->callback([flags, &exit_code] { exit_code = RunCommand(*flags); });
 }
 

@@ -14,6 +14,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 model='' python=python3 peers=$here/../shared/peers gsm8k='' repeats=3 steps=4 out=${TMPDIR:-/tmp}/strata-compare cases=fp32,fp32x4
 usage() { sed -n '2,11s/^# \{0,1\}//p' "$0"; }
 while [ $# -gt 0 ]; do
+  case "$1" in --*) [ "$1" = --help ] || [ $# -gt 1 ] || { echo "compare.sh: $1 lacks its value" >&2; exit 2; } ;; esac
   case "$1" in
     --model) model=$2 ;;
     --python) python=$2 ;;
@@ -26,7 +27,7 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     *) echo "compare.sh: unknown option '$1'" >&2; usage >&2; exit 2 ;;
   esac
-  shift 2 || { echo "compare.sh: an option lacks its value" >&2; exit 2; }
+  shift 2
 done
 bench=$here/build/bin/strata-bench
 [ -n "$model" ] || { echo "compare.sh: --model is missing" >&2; usage >&2; exit 2; }

@@ -2,6 +2,7 @@
 // the process's.
 #include <cstdint>
 #include <iostream>
+#include <limits>
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -63,18 +64,20 @@ int main(int argc, char** argv) {
   train->add_option("--base-dtype", flags.base_dtype, "fp32, bf16, fp16, int8 or nf4 (default: as --dtype)")
       ->check(CLI::IsMember(strata::config::kBaseDTypeWords));
   train->add_option("--device", options.device, "auto, cpu or cuda:N");
-  train->add_option("--batch", options.batch_size, "Rows a step")->check(CLI::PositiveNumber);
+  train->add_option("--batch", options.batch_size, "Rows a step")
+      ->check(CLI::Range(1, std::numeric_limits<int>::max()));
   train->add_option("--seq", options.max_length, "Length of random rows; longer rows of a file are cut")
-      ->check(CLI::PositiveNumber);
-  train->add_option("--rank", flags.rank, "Of the adapter, on all linear modules")->check(CLI::PositiveNumber);
+      ->check(CLI::Range(uint32_t{2}, uint32_t{1} << 20));
+  train->add_option("--rank", flags.rank, "Of the adapter, on all linear modules")
+      ->check(CLI::Range(1, std::numeric_limits<int>::max()));
   train->add_option("--alpha", flags.alpha, "Of the adapter");
   train->add_flag("--checkpointing", options.gradient_checkpointing, "Compute layers again in the backward pass");
   train->add_option("--dropout", options.adapter.dropout, "Of the adapter")->check(CLI::Range(0.0, 0.99));
   train->add_option("--host-layers", options.host_layers, "Layers whose matrices stay in the host's memory, on CUDA");
   train->add_option("--warmup", bench.warmup, "Steps that do not count");
-  train->add_option("--steps", bench.timed, "Steps that count")->check(CLI::PositiveNumber);
+  train->add_option("--steps", bench.timed, "Steps that count")->check(CLI::Range(1, std::numeric_limits<int>::max()));
   train->add_option("--threads", bench.threads, "Threads that compute (default: all cores)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, std::numeric_limits<int>::max()));
   train->add_flag("!--no-floor", bench.floor, "Measure no matrix products beside the steps");
   train->callback([&] { exit_code = RunTrain(flags, bench); });
   try {

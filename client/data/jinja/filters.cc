@@ -1,8 +1,12 @@
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
 #include "client/data/jinja/builtins.h"
 #include "client/data/jinja/operators.h"
 #include "client/data/jinja/text.h"
@@ -130,16 +134,56 @@ absl::StatusOr<Value> Length(FilterCall call) {
   return Value(length);
 }
 
+// int(text, base): a sign, the base's prefix, digits with underscores between them; of base 0 as the prefix says.
+std::optional<int64_t> ParseInteger(std::string_view text, int64_t base) {
+  const bool negative = text.starts_with('-');
+  if (negative || text.starts_with('+')) text.remove_prefix(1);
+  const auto prefixed = [&](char letter) {
+    return text.size() > 1 && text[0] == '0' && absl::ascii_tolower(static_cast<unsigned char>(text[1])) == letter;
+  };
+  bool bare = base == 0;
+  for (const auto& [letter, its_base] : {std::pair('x', 16), {'o', 8}, {'b', 2}}) {
+    if (!prefixed(letter) || (base != 0 && base != its_base)) continue;
+    base = its_base;
+    text.remove_prefix(2);
+    if (text.starts_with('_')) text.remove_prefix(1);
+    bare = false;
+    break;
+  }
+  if (base == 0) base = 10;
+  if (base < 2 || base > 36 || text.empty() || text.front() == '-' || text.front() == '_' || text.back() == '_')
+    return std::nullopt;
+  // Zeros before others have no meaning without a base.
+  if (bare && text[0] == '0' && text.find_first_not_of("0_") != std::string_view::npos) return std::nullopt;
+  std::string digits;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '_') digits += text[i];
+    if (text[i] == '_' && text[i - 1] == '_') return std::nullopt;
+  }
+  if (negative) digits.insert(0, 1, '-');
+  int64_t value = 0;
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), value, static_cast<int>(base));
+  const bool whole = error == std::errc() && end == digits.data() + digits.size();
+  return whole ? std::optional(value) : std::nullopt;
+}
+
+// float(text).
+bool ParseFloat(const std::string& text, double& number) {
+  return text.find_first_of("xX") == std::string::npos && absl::SimpleAtod(text, &number);
+}
+
 absl::StatusOr<Value> ToInteger(FilterCall call) {
-  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> arguments, Bind(call.name, std::move(call.arguments), {"default"}));
+  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> arguments,
+                          Bind(call.name, std::move(call.arguments), {"default", "base"}));
+  STRATA_ASSIGN_OR_RETURN(const int64_t base, IntegerOr(arguments[1], 10, "base"));
   const Value absent = arguments[0].is_undefined() ? Value(int64_t{0}) : arguments[0];
   if (call.input.integer().has_value()) return Value(*call.input.integer());
-  int64_t integer = 0;
   double number = call.input.number().value_or(0);
   if (call.input.text() != nullptr) {
     const std::string text(Strip(*call.input.text(), Side::kBoth));
-    if (absl::SimpleAtoi(text, &integer)) return Value(integer);
-    if (!absl::SimpleAtod(text, &number)) return absent;
+    if (const auto integer = ParseInteger(text, base)) return Value(*integer);
+    if (!ParseFloat(text, number)) return absent;
   } else if (!call.input.number().has_value()) {
     return absent;
   }
@@ -150,7 +194,7 @@ absl::StatusOr<Value> ToFloat(FilterCall call) {
   STRATA_ASSIGN_OR_RETURN(const std::vector<Value> arguments, Bind(call.name, std::move(call.arguments), {"default"}));
   if (call.input.number().has_value()) return Value(*call.input.number());
   double number = 0;
-  if (call.input.text() != nullptr && absl::SimpleAtod(*call.input.text(), &number)) return Value(number);
+  if (call.input.text() != nullptr && ParseFloat(*call.input.text(), number)) return Value(number);
   return arguments[0].is_undefined() ? Value(0.0) : arguments[0];
 }
 
@@ -160,12 +204,45 @@ absl::StatusOr<Value> Absolute(FilterCall call) {
   return *call.input.number() < 0 ? Negate(call.input) : call.input;
 }
 
+// To a multiple of 10 ** -precision, halves to the even one.
+absl::StatusOr<Value> RoundedInteger(int64_t value, int64_t precision) {
+  if (precision >= 0) return Value(value);
+  int64_t unit = 1;
+  for (int64_t i = precision; i < 0; ++i) {
+    if (__builtin_mul_overflow(unit, int64_t{10}, &unit)) return Value(int64_t{0});
+  }
+  const int64_t rest = value % unit, down = value - rest;
+  const int64_t twice_over = std::abs(rest) - (unit - std::abs(rest));
+  const bool away = twice_over > 0 || (twice_over == 0 && down / unit % 2 != 0);
+  int64_t rounded = down;
+  if (away && __builtin_add_overflow(down, rest < 0 ? -unit : unit, &rounded)) {
+    return absl::InvalidArgumentError("a result that is too large");
+  }
+  return Value(rounded);
+}
+
+// By what a number is exactly, not by its product with a power of ten: 2.675 is less than it looks.
+absl::StatusOr<Value> RoundedAsWritten(double value, int64_t precision) {
+  constexpr int64_t kAllDigits = 323;
+  double rounded = value;
+  if (std::isfinite(value) && precision < kAllDigits &&
+      !absl::SimpleAtod(absl::StrFormat("%.*f", static_cast<int>(precision), value), &rounded)) {
+    return absl::InternalError("a number does not read back");
+  }
+  return Value(rounded);
+}
+
 absl::StatusOr<Value> Round(FilterCall call) {
   STRATA_ASSIGN_OR_RETURN(const std::vector<Value> arguments,
                           Bind(call.name, std::move(call.arguments), {"precision", "method"}));
   STRATA_ASSIGN_OR_RETURN(const int64_t precision, IntegerOr(arguments[0], 0, "precision"));
   const std::string method = arguments[1].text() == nullptr ? "common" : *arguments[1].text();
   if (!call.input.number().has_value()) return absl::InvalidArgumentError(Cat("round() of a ", call.input.type()));
+  if (method != "common" && method != "ceil" && method != "floor") {
+    return absl::InvalidArgumentError("method must be common, ceil or floor");
+  }
+  if (method == "common" && call.input.integer().has_value()) return RoundedInteger(*call.input.integer(), precision);
+  if (method == "common" && precision >= 0) return RoundedAsWritten(*call.input.number(), precision);
   const double scale = std::pow(10.0, static_cast<double>(precision)), scaled = *call.input.number() * scale;
   return Value((method == "ceil"    ? std::ceil(scaled)
                 : method == "floor" ? std::floor(scaled)

@@ -10,6 +10,8 @@
 namespace strata::jinja {
 namespace {
 
+constexpr std::string_view kGenerator = "generator";
+
 // What a filter compares: the item, or what the path `attribute` of it leads to; texts without regard to case unless
 // `case_sensitive`.
 absl::StatusOr<Value> KeyOf(const Value& item, const Value& attribute, bool case_sensitive,
@@ -24,6 +26,8 @@ absl::StatusOr<Value> KeyOf(const Value& item, const Value& attribute, bool case
   return key;
 }
 
+bool IsOneByOne(const Value& value) { return value.view() != nullptr && !value.view()->sized(); }
+
 absl::StatusOr<Value> First(FilterCall call) {
   STRATA_RETURN_IF_ERROR(Bind(call.name, std::move(call.arguments), {}).status());
   STRATA_ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(call.input));
@@ -32,6 +36,8 @@ absl::StatusOr<Value> First(FilterCall call) {
 
 absl::StatusOr<Value> Last(FilterCall call) {
   STRATA_RETURN_IF_ERROR(Bind(call.name, std::move(call.arguments), {}).status());
+  if (IsOneByOne(call.input))
+    return absl::InvalidArgumentError(Cat("'", call.input.type(), "' object is not reversible"));
   STRATA_ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(call.input));
   return items.empty() ? Value::MakeUndefined("No last item, sequence was empty.") : items.back();
 }
@@ -46,7 +52,8 @@ absl::StatusOr<Value> Reverse(FilterCall call) {
   STRATA_RETURN_IF_ERROR(Bind(call.name, std::move(call.arguments), {}).status());
   STRATA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(call.input));
   std::reverse(items.begin(), items.end());
-  if (call.input.text() == nullptr) return Value::MakeList(std::move(items));
+  if (IsOneByOne(call.input) || call.input.is_undefined()) return Value::MakeList(std::move(items));
+  if (call.input.text() == nullptr) return Value::MakeView(std::move(items), "list_reverseiterator");
   std::string text;
   for (const Value& character : items) text += *character.text();
   return Value(std::move(text));
@@ -72,9 +79,10 @@ absl::StatusOr<Value> Join(FilterCall call) {
 
 absl::StatusOr<Value> Items(FilterCall call) {
   STRATA_RETURN_IF_ERROR(Bind(call.name, std::move(call.arguments), {}).status());
-  if (call.input.is_undefined()) return Value::MakeList({});
+  if (call.input.is_undefined()) return Value::MakeView({}, kGenerator);
   if (call.input.dict() == nullptr) return absl::InvalidArgumentError("Can only get item pairs from a mapping.");
-  return CallMethod(call.input, "items", {});
+  STRATA_ASSIGN_OR_RETURN(const Value items, CallMethod(call.input, "items", {}));
+  return Value::MakeView(items.view()->items, kGenerator);
 }
 
 // Items in order of their keys, stably. INVALID_ARGUMENT: keys that cannot be compared.
@@ -132,7 +140,7 @@ absl::StatusOr<Value> Unique(FilterCall call) {
     seen.push_back(key);
     kept.push_back(item);
   }
-  return Value::MakeList(std::move(kept));
+  return Value::MakeView(std::move(kept), kGenerator);
 }
 
 absl::StatusOr<Value> Sum(FilterCall call) {
@@ -185,7 +193,7 @@ absl::StatusOr<Value> MapAttribute(FilterCall call) {
   for (Value& item : items) {
     STRATA_ASSIGN_OR_RETURN(item, KeyOf(item, arguments[0], true, arguments[1]));
   }
-  return Value::MakeList(std::move(items));
+  return Value::MakeView(std::move(items), kGenerator);
 }
 
 absl::StatusOr<Value> Map(FilterCall call) {
@@ -196,7 +204,7 @@ absl::StatusOr<Value> Map(FilterCall call) {
     const Value input = item;
     STRATA_ASSIGN_OR_RETURN(item, ApplyFilter({call.budget, filter, input, call.arguments}));
   }
-  return Value::MakeList(std::move(items));
+  return Value::MakeView(std::move(items), kGenerator);
 }
 
 // select, reject, selectattr, rejectattr.
@@ -223,7 +231,7 @@ absl::StatusOr<Value> Select(FilterCall call) {
     }
     if (passes == keep) kept.push_back(item);
   }
-  return Value::MakeList(std::move(kept));
+  return Value::MakeView(std::move(kept), kGenerator);
 }
 
 }  // namespace

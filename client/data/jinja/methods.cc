@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "client/data/jinja/builtins.h"
@@ -16,7 +18,7 @@ constexpr auto kTextMethods = std::to_array<std::string_view>(
     {"capitalize", "count",   "endswith", "find",         "format",       "index",      "isalnum", "isalpha",
      "isdigit",    "islower", "isspace",  "isupper",      "join",         "lower",      "lstrip",  "partition",
      "replace",    "rfind",   "rindex",   "removeprefix", "removesuffix", "rpartition", "rsplit",  "rstrip",
-     "split",      "strip",   "title",    "splitlines",   "startswith",   "upper"});
+     "split",      "strip",   "title",    "splitlines",   "startswith",   "upper",      "zfill"});
 constexpr auto kListMethods = std::to_array<std::string_view>({"count", "index"});
 constexpr auto kDictMethods = std::to_array<std::string_view>({"copy", "get", "items", "keys", "values"});
 // They would change their object.
@@ -73,13 +75,36 @@ absl::StatusOr<Value> PartitionMethod(std::string_view text, std::string_view na
   return TextList({text.substr(0, at), separator, text.substr(at + separator.size())}, true);
 }
 
+// text[start:end] by characters, and where it begins; nothing where it would begin behind its end.
+struct Window {
+  std::string_view text;
+  size_t start = 0;
+};
+absl::StatusOr<std::optional<Window>> WindowOf(std::string_view text, const Value& start, const Value& end) {
+  if (start.is_undefined() && end.is_undefined()) return Window{.text = text};
+  const std::vector<std::string_view> characters = Characters(text);
+  const auto size = static_cast<int64_t>(characters.size());
+  STRATA_ASSIGN_OR_RETURN(int64_t first, IntegerOr(start, 0, "where to start"));
+  STRATA_ASSIGN_OR_RETURN(int64_t last, IntegerOr(end, size, "where to end"));
+  if (first < 0) first = std::max<int64_t>(first + size, 0);
+  last = last < 0 ? std::max<int64_t>(last + size, 0) : std::min(last, size);
+  if (first > last) return std::nullopt;
+  const auto offset = [&](int64_t i) {
+    return i == size ? text.size() : static_cast<size_t>(characters[static_cast<size_t>(i)].data() - text.data());
+  };
+  return Window{.text = text.substr(offset(first), offset(last) - offset(first)), .start = static_cast<size_t>(first)};
+}
+
 // startswith and endswith: one text, or a tuple of which one will do.
 absl::StatusOr<Value> AffixMethod(std::string_view text, std::string_view name, Arguments arguments) {
-  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> bound, Bind(name, std::move(arguments), {"affix"}, 1));
+  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> bound,
+                          Bind(name, std::move(arguments), {"affix", "start", "end"}, 1));
+  STRATA_ASSIGN_OR_RETURN(const std::optional<Window> window, WindowOf(text, bound[1], bound[2]));
   const bool tuple = bound[0].sequence() != nullptr && bound[0].sequence()->is_tuple;
-  for (const Value& affix : tuple ? bound[0].sequence()->items : bound) {
+  for (const Value& affix : tuple ? bound[0].sequence()->items : std::vector<Value>{bound[0]}) {
     STRATA_ASSIGN_OR_RETURN(const std::string_view part, TextOf(affix, Cat(name, "'s argument")));
-    if (name == "startswith" ? text.starts_with(part) : text.ends_with(part)) return Value(true);
+    if (!window.has_value()) continue;
+    if (name == "startswith" ? window->text.starts_with(part) : window->text.ends_with(part)) return Value(true);
   }
   return Value(false);
 }
@@ -93,19 +118,36 @@ absl::StatusOr<Value> RemoveAffixMethod(std::string_view text, std::string_view 
 
 // find, rfind, index, rindex: in characters.
 absl::StatusOr<Value> FindMethod(std::string_view text, std::string_view name, Arguments arguments) {
-  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> bound, Bind(name, std::move(arguments), {"sub"}, 1));
+  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> bound, Bind(name, std::move(arguments), {"sub", "start", "end"}, 1));
   STRATA_ASSIGN_OR_RETURN(const std::string_view part, TextOf(bound[0], "what is looked for"));
-  const size_t at = name[0] == 'r' ? text.rfind(part) : text.find(part);
-  if (at != std::string_view::npos) return Value(NumCharacters(text.substr(0, at)));
+  STRATA_ASSIGN_OR_RETURN(const std::optional<Window> window, WindowOf(text, bound[1], bound[2]));
+  size_t at = std::string_view::npos;
+  if (window.has_value()) at = name[0] == 'r' ? window->text.rfind(part) : window->text.find(part);
+  if (at != std::string_view::npos) return Value(window->start + NumCharacters(window->text.substr(0, at)));
   if (name.ends_with("index")) return absl::InvalidArgumentError("substring not found");
   return Value(int64_t{-1});
 }
 
 absl::StatusOr<Value> CountMethod(std::string_view text, Arguments arguments) {
-  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> bound, Bind("count", std::move(arguments), {"sub"}, 1));
+  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> bound,
+                          Bind("count", std::move(arguments), {"sub", "start", "end"}, 1));
   STRATA_ASSIGN_OR_RETURN(const std::string_view part, TextOf(bound[0], "what is counted"));
-  if (part.empty()) return Value(NumCharacters(text) + 1);
-  return Value(Split(text, part, -1, false).size() - 1);
+  STRATA_ASSIGN_OR_RETURN(const std::optional<Window> window, WindowOf(text, bound[1], bound[2]));
+  if (!window.has_value()) return Value(int64_t{0});
+  if (part.empty()) return Value(NumCharacters(window->text) + 1);
+  return Value(Split(window->text, part, -1, false).size() - 1);
+}
+
+// Zeros behind the sign.
+absl::StatusOr<Value> ZeroFillMethod(std::string_view text, Arguments arguments) {
+  STRATA_ASSIGN_OR_RETURN(const std::vector<Value> bound, Bind("zfill", std::move(arguments), {"width"}, 1));
+  STRATA_ASSIGN_OR_RETURN(const int64_t width, IntegerOf(bound[0], "the width"));
+  const auto size = static_cast<int64_t>(NumCharacters(text));
+  if (width > static_cast<int64_t>(kMaxBytes)) return absl::InvalidArgumentError("a result that is too large");
+  std::string out(text);
+  const size_t sign = text.starts_with('+') || text.starts_with('-') ? 1 : 0;
+  out.insert(sign, static_cast<size_t>(std::max<int64_t>(width - size, 0)), '0');
+  return Value(std::move(out));
 }
 
 absl::StatusOr<Value> ReplaceMethod(std::string_view text, Arguments arguments) {
@@ -196,6 +238,7 @@ absl::StatusOr<Value> TextMethod(std::string_view text, std::string_view name, A
   if (name.starts_with("remove")) return RemoveAffixMethod(text, name, std::move(arguments));
   if (name.ends_with("find") || name.ends_with("index")) return FindMethod(text, name, std::move(arguments));
   if (name == "count") return CountMethod(text, std::move(arguments));
+  if (name == "zfill") return ZeroFillMethod(text, std::move(arguments));
   if (name == "replace") return ReplaceMethod(text, std::move(arguments));
   if (name == "join") return JoinMethod(text, std::move(arguments));
   if (name == "format") return FormatMethod(text, arguments);
@@ -229,7 +272,9 @@ absl::StatusOr<Value> DictMethod(const Value& dict, std::string_view name, Argum
       items.push_back(name == "keys" ? key : value);
     }
   }
-  return Value::MakeList(std::move(items));
+  return Value::MakeView(std::move(items), name == "items"  ? "dict_items"
+                                           : name == "keys" ? "dict_keys"
+                                                            : "dict_values");
 }
 
 }  // namespace

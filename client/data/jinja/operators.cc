@@ -203,6 +203,7 @@ absl::StatusOr<std::vector<Value>> Iterate(const Value& value) {
   std::vector<Value> items;
   if (value.is_undefined()) return items;
   if (value.sequence() != nullptr) return value.sequence()->items;
+  if (value.view() != nullptr) return value.view()->items;
   if (value.dict() != nullptr) {
     for (const auto& [key, item] : value.dict()->entries) items.push_back(key);
     return items;
@@ -217,6 +218,7 @@ absl::StatusOr<size_t> LengthOf(const Value& value) {
   if (value.is_undefined()) return 0;
   if (value.text() != nullptr) return NumCharacters(*value.text());
   if (value.sequence() != nullptr) return value.sequence()->items.size();
+  if (value.view() != nullptr && value.view()->sized()) return value.view()->items.size();
   if (value.dict() != nullptr) return value.dict()->entries.size();
   return Fault(Cat("object of type '", value.type(), "' has no len()"));
 }
@@ -241,6 +243,7 @@ absl::StatusOr<Value> GetItem(const Value& value, const Value& key) {
 
 absl::StatusOr<Value> GetSlice(const Value& value, const Value& start, const Value& stop, const Value& step) {
   if (value.is_undefined()) return Fault(value.why());
+  if (value.view() != nullptr) return Fault(Cat("'", value.type(), "' object is not subscriptable"));
   const bool is_text = value.text() != nullptr;
   if (!is_text && value.sequence() == nullptr) return Missing(value, "slice");
   std::vector<std::string_view> characters;

@@ -11,6 +11,10 @@
 namespace strata::jinja {
 namespace {
 
+bool IsSequence(const Value& v) {
+  return v.is_undefined() || v.text() != nullptr || v.sequence() != nullptr || v.dict() != nullptr;
+}
+
 using Predicate = bool (*)(const Value& value);
 constexpr auto kPredicates = std::to_array<std::pair<std::string_view, Predicate>>({
     {"boolean", [](const Value& v) { return v.is_bool(); }},
@@ -19,16 +23,12 @@ constexpr auto kPredicates = std::to_array<std::pair<std::string_view, Predicate
     {"false", [](const Value& v) { return v.is_bool() && !v.Truth(); }},
     {"float", [](const Value& v) { return v.is_float(); }},
     {"integer", [](const Value& v) { return v.integer().has_value() && !v.is_bool(); }},
-    {"iterable",
-     [](const Value&
-            v) { return v.is_undefined() || v.text() != nullptr || v.sequence() != nullptr || v.dict() != nullptr; }},
+    {"iterable", [](const Value& v) { return IsSequence(v) || v.view() != nullptr; }},
     {"lower", [](const Value& v) { return v.text() != nullptr && IsLower(*v.text()); }},
     {"mapping", [](const Value& v) { return v.dict() != nullptr; }},
     {"none", [](const Value& v) { return v.is_none(); }},
     {"number", [](const Value& v) { return v.number().has_value(); }},
-    {"sequence",
-     [](const Value&
-            v) { return v.is_undefined() || v.text() != nullptr || v.sequence() != nullptr || v.dict() != nullptr; }},
+    {"sequence", IsSequence},
     {"string", [](const Value& v) { return v.text() != nullptr; }},
     {"true", [](const Value& v) { return v.is_bool() && v.Truth(); }},
     {"undefined", [](const Value& v) { return v.is_undefined(); }},

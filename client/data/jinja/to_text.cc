@@ -33,6 +33,8 @@ class Representation {
       out += ScalarText(value);
     } else if (value.sequence() != nullptr) {
       STRATA_RETURN_IF_ERROR(Append(*value.sequence()));
+    } else if (value.view() != nullptr) {
+      STRATA_RETURN_IF_ERROR(Append(*value.view()));
     } else if (value.dict() != nullptr) {
       STRATA_RETURN_IF_ERROR(Append(*value.dict()));
     } else {
@@ -52,6 +54,20 @@ class Representation {
     }
     if (sequence.is_tuple && sequence.items.size() == 1) out += ',';
     out += sequence.is_tuple ? ')' : ']';
+    return absl::OkStatus();
+  }
+
+  absl::Status Append(const View& view) {
+    if (!view.sized()) {
+      return absl::InvalidArgumentError(
+          Cat("a ", view.type, " has no text but its address; make it a list with `| list`"));
+    }
+    out += Cat(view.type, "([");
+    for (size_t i = 0; i < view.items.size(); ++i) {
+      if (i > 0) out += ", ";
+      STRATA_RETURN_IF_ERROR(Append(view.items[i]));
+    }
+    out += "])";
     return absl::OkStatus();
   }
 

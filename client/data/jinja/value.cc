@@ -13,6 +13,12 @@ absl::Status CheckNesting(int nesting) {
   return absl::InvalidArgumentError(Cat("lists and dicts are nested deeper than ", kMaxNesting));
 }
 
+int NestingAround(const std::vector<Value>& items) {
+  int nesting = 0;
+  for (const Value& item : items) nesting = std::max(nesting, item.nesting());
+  return nesting + 1;
+}
+
 template <typename T, typename Data>
 const T* Pointee(const Data& data) {
   const auto* shared = std::get_if<std::shared_ptr<const T>>(&data);
@@ -32,14 +38,29 @@ bool SameEntries(const Value& a, const Dict& b) {
          });
 }
 
+// Keys and items are compared as sets.
+bool SameView(const View& a, const View& b) {
+  if (!a.sized() || a.type != b.type || a.type == "dict_values") return &a == &b;
+  return a.items.size() == b.items.size() && std::all_of(a.items.begin(), a.items.end(), [&](const Value& item) {
+           return std::any_of(b.items.begin(), b.items.end(), [&](const Value& other) { return other.Equals(item); });
+         });
+}
+
 }  // namespace
 
 absl::StatusOr<Value> Value::MakeList(std::vector<Value> items, bool is_tuple) {
-  int nesting = 0;
-  for (const Value& item : items) nesting = std::max(nesting, item.nesting());
-  STRATA_RETURN_IF_ERROR(CheckNesting(nesting + 1));
+  const int nesting = NestingAround(items);
+  STRATA_RETURN_IF_ERROR(CheckNesting(nesting));
   Value value;
-  value.data_ = std::make_shared<const Sequence>(Sequence{std::move(items), is_tuple, nesting + 1});
+  value.data_ = std::make_shared<const Sequence>(Sequence{std::move(items), is_tuple, nesting});
+  return value;
+}
+
+absl::StatusOr<Value> Value::MakeView(std::vector<Value> items, std::string_view type) {
+  const int nesting = NestingAround(items);
+  STRATA_RETURN_IF_ERROR(CheckNesting(nesting));
+  Value value;
+  value.data_ = std::make_shared<const View>(View{std::move(items), type, nesting});
   return value;
 }
 
@@ -48,7 +69,7 @@ absl::StatusOr<Value> Value::MakeDict(std::vector<std::pair<Value, Value>> entri
   int nesting = 0;
   for (std::pair<Value, Value>& pair : entries) {
     Value &key = pair.first, &item = pair.second;
-    if (key.nesting() > 0 && (key.dict() != nullptr || !key.sequence()->is_tuple)) {
+    if (key.nesting() > 0 && (key.sequence() == nullptr || !key.sequence()->is_tuple)) {
       return absl::InvalidArgumentError(Cat("unhashable type: '", key.type(), "'"));
     }
     nesting = std::max(nesting, item.nesting());
@@ -69,6 +90,7 @@ absl::StatusOr<Value> Value::MakeDict(std::vector<std::pair<Value, Value>> entri
 
 const std::string* Value::text() const { return Pointee<std::string>(data_); }
 const Sequence* Value::sequence() const { return Pointee<Sequence>(data_); }
+const View* Value::view() const { return Pointee<View>(data_); }
 const Dict* Value::dict() const { return Pointee<Dict>(data_); }
 
 Object* Value::object() const {
@@ -98,6 +120,7 @@ bool Value::Truth() const {
   if (const auto value = number()) return *value != 0;
   if (text() != nullptr) return !text()->empty();
   if (sequence() != nullptr) return !sequence()->items.empty();
+  if (view() != nullptr) return !view()->sized() || !view()->items.empty();
   if (dict() != nullptr) return !dict()->entries.empty();
   return object() != nullptr;
 }
@@ -108,6 +131,7 @@ bool Value::Equals(const Value& other) const {
   if (data_.index() != other.data_.index()) return false;
   if (text() != nullptr) return *text() == *other.text();
   if (sequence() != nullptr) return SameItems(*sequence(), *other.sequence());
+  if (view() != nullptr) return SameView(*view(), *other.view());
   if (dict() != nullptr) return SameEntries(*this, *other.dict());
   return object() == other.object();  // both null: none and none, undefined and undefined
 }
@@ -128,12 +152,14 @@ const Value* Value::Find(std::string_view key) const {
 
 int Value::nesting() const {
   if (sequence() != nullptr) return sequence()->nesting;
+  if (view() != nullptr) return view()->nesting;
   return dict() != nullptr ? dict()->nesting : 0;
 }
 
 size_t Value::size_bytes() const {
   if (text() != nullptr) return text()->size();
   if (sequence() != nullptr) return sequence()->items.size() * sizeof(Value);
+  if (view() != nullptr) return view()->items.size() * sizeof(Value);
   return dict() != nullptr ? dict()->entries.size() * 2 * sizeof(Value) : 0;
 }
 
@@ -145,6 +171,7 @@ std::string_view Value::type() const {
   if (is_float()) return "float";
   if (text() != nullptr) return "str";
   if (sequence() != nullptr) return sequence()->is_tuple ? "tuple" : "list";
+  if (view() != nullptr) return view()->type;
   return dict() != nullptr ? "dict" : object()->type();
 }
 

@@ -35,6 +35,14 @@ struct Sequence {
   bool is_tuple = false;
   int nesting = 1;
 };
+// What can be gone through but is no list: a dict's items, keys or values, which have a length, or what a filter makes
+// one by one, which has none and is always true. Python's is used up when it was gone through; this one stays.
+struct View {
+  std::vector<Value> items;
+  std::string_view type;  // a literal: Python's name of it
+  int nesting = 1;
+  bool sized() const { return type.starts_with("dict_"); }
+};
 struct Dict {
   std::vector<std::pair<Value, Value>> entries;  // in order of insertion
   int nesting = 1;
@@ -56,6 +64,7 @@ class Value {
   explicit Value(Object* object) : data_(object) {}  // borrowed: the rendering owns it
   // INVALID_ARGUMENT: nested deeper than kMaxNesting.
   static absl::StatusOr<Value> MakeList(std::vector<Value> items, bool is_tuple = false);
+  static absl::StatusOr<Value> MakeView(std::vector<Value> items, std::string_view type);
   // A key given twice keeps its place and takes the later value. INVALID_ARGUMENT: also a key that is a list or dict.
   static absl::StatusOr<Value> MakeDict(std::vector<std::pair<Value, Value>> entries);
 
@@ -65,6 +74,7 @@ class Value {
   // Null or empty unless the value is of that kind.
   const std::string* text() const;
   const Sequence* sequence() const;
+  const View* view() const;
   const Dict* dict() const;
   Object* object() const;
   std::optional<int64_t> integer() const;  // of a bool too
@@ -84,7 +94,7 @@ class Value {
   explicit Value(Undefined undefined) : data_(std::move(undefined)) {}
   explicit Value(None none) : data_(none) {}
   std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const std::string>,
-               std::shared_ptr<const Sequence>, std::shared_ptr<const Dict>, Object*>
+               std::shared_ptr<const Sequence>, std::shared_ptr<const View>, std::shared_ptr<const Dict>, Object*>
       data_;
 };
 

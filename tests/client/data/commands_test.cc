@@ -78,10 +78,30 @@ TEST_F(Commands, BadRowsAreNamed) {
   const ProgramResult result =
       RunClient("", "tokenize " + model() + " " + Write("bad", "{\"text\": \"a\"}\n{\"text\": 1}\n"));
   EXPECT_EQ(result.code, 1);
-  EXPECT_THAT(result.out, AllOf(HasSubstr("error: "), HasSubstr("bad:2: {\"text\": STRING} is expected")));
+  EXPECT_THAT(result.out, AllOf(HasSubstr("error: "), HasSubstr("bad:2: expected {\"text\": STRING}"),
+                                HasSubstr("'text' is number")));
   const ProgramResult ids = RunClient("echo {\\\"ids\\\":[5]} | ", "detokenize " + model());
   EXPECT_EQ(ids.code, 1);
   EXPECT_THAT(ids.out, HasSubstr("standard input:1: id 5 is not in the vocabulary of 5 tokens"));
+}
+
+TEST_F(Commands, RowsWithoutTextSayWhatTheyAre) {
+  const auto said = [&](const std::string& row) {
+    return RunClient("", "tokenize " + model() + " " + Write("row", row)).out;
+  };
+  EXPECT_THAT(said(R"({"prompt": "a", "completion": "b"})"), HasSubstr("the row has prompt, completion"));
+  EXPECT_THAT(said("{}"), HasSubstr("the row is empty"));
+}
+
+TEST_F(Commands, AFileIsATemplateWhateverIsInIt) {
+  const std::string rows = Write("chat", R"({"messages": [{"role": "user", "content": "a"}]})");
+  const auto render = [&](const std::string& chosen) {
+    return RunClient("", "render " + model() + " --chat-template " + chosen + " " + rows);
+  };
+  EXPECT_EQ(render(Write("plain", "\nchatml\n")).out, "{\"text\":\"\\nchatml\"}\n");
+  const ProgramResult none = render(folder_ / "nothing");
+  EXPECT_EQ(none.code, 1);
+  EXPECT_THAT(none.out, HasSubstr("nothing' is no file, and none of alpaca, chatml"));
 }
 
 TEST_F(Commands, MisuseIsTwoAndFailureOne) {

@@ -198,6 +198,7 @@ TEST_F(ParquetRowsTest, CutFilesAreDataLossAndFlippedOnesNeverGiveOtherRows) {
     flipped[i] = static_cast<char>(flipped[i] ^ 0x41);
     const auto read = ReadAll(Write(flipped));
     refused += read.ok() ? 0 : 1;
+    EXPECT_EQ(read.status().message().find('\n'), std::string::npos) << read.status();
     if (i < whole.size() - 8 - footer && read.ok()) {
       EXPECT_EQ(*read, rows) << i;
     }

@@ -6,9 +6,13 @@
 #include <filesystem>
 #include <string>
 
+#include "common/adapter/adapter.h"
+#include "common/adapter/gguf_adapter.h"
+#include "common/runtime/posix_file_system.h"
 #include "nlohmann/json.hpp"
 #include "tests/testing/golden.h"
 #include "tests/testing/run_client.h"
+#include "tests/testing/status_matchers.h"
 
 namespace strata {
 namespace {
@@ -102,6 +106,17 @@ TEST_F(ExportCommands, InspectMeasuresAnAdapter) {
   EXPECT_EQ(text.code, 0);
   EXPECT_THAT(text.out, HasSubstr("14 modules, "));
   EXPECT_EQ(RunClient("", "inspect /nowhere/at/all").code, 1);
+}
+
+TEST_F(ExportCommands, InspectSaysWhatAGgufAdapterIsStoredAs) {
+  runtime::PosixFileSystem files;
+  ASSERT_OK_AND_ASSIGN(const auto read, adapter::ReadPeft(files, GoldenDir("lora/llama-pattern")));
+  ASSERT_OK_AND_ASSIGN(const adapter::GgufBase base, adapter::ReadGgufBase(files, GoldenDir("models/llama")));
+  ASSERT_OK(adapter::WriteGgufAdapter(files, Path("a.gguf"), read.first, base, format::GgufType::kF16));
+  const Json json = Parsed(RunClient("", "inspect --format json " + Path("a.gguf")));
+  ASSERT_EQ(json["modules"].size(), 14U);
+  for (const Json& module : json["modules"]) EXPECT_EQ(module["dtype"], "F16");
+  EXPECT_EQ(json["totals"]["bytes"], json["totals"]["parameters"].get<uint64_t>() * 2);
 }
 
 }  // namespace

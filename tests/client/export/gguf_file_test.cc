@@ -92,6 +92,22 @@ TEST_F(GgufFile, ScalingsAreKeptAsTensors) {
   }
 }
 
+TEST_F(GgufFile, Llama3ScalingOfNoPublishedModelIsReadBackAsItsDivisors) {
+  Take("llama-rope3", "");
+  folder_->Replace("config.json", R"("low_freq_factor": 1.0)", R"("low_freq_factor": 1.5)");
+  EXPECT_OK(WriteGgufFile(files(), "/out.gguf", Merged(), GgufType::kF16));
+  ASSERT_OK_AND_ASSIGN(const auto source, folder_->Open("/m"));
+  ASSERT_OK_AND_ASSIGN(const auto result, folder_->Open("/out.gguf"));
+  const std::vector<float> divisors = model::Llama3Divisors(source->config().rope, source->config().head_dim);
+  EXPECT_THAT(result->config().rope.short_factors, ::testing::Pointwise(::testing::Eq(), divisors));
+  // And written once more.
+  ASSERT_OK_AND_ASSIGN(const MergedModel again, MergedModel::Of(*result, {}));
+  EXPECT_OK(WriteGgufFile(files(), "/again.gguf", again, GgufType::kF16));
+  ASSERT_OK_AND_ASSIGN(const auto twice, folder_->Open("/again.gguf"));
+  EXPECT_EQ(twice->config().Canonical(), result->config().Canonical());
+  EXPECT_NE(format::Gguf::Open(files(), "/again.gguf")->Find(model::kRopeDivisors), nullptr);
+}
+
 TEST_F(GgufFile, OfAModelWithVisionTheTextsPartIsWritten) {
   Take("small-gemma3-vision", "small-gemma3-vision-plain");
   folder_->Replace("config.json", R"("full_attention")", R"("sliding_attention")");

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -230,6 +231,31 @@ TEST_F(GenerateCommands, LossComesWithItsPerplexity) {
   const ProgramResult full = RunClient("", command + rows, "> /dev/full");
   EXPECT_EQ(full.code, 1);
   EXPECT_THAT(full.out, HasSubstr("cannot write to standard output"));
+}
+
+TEST_F(GenerateCommands, ATokenizerOfAnotherModelIsNamedOnceAndAddedTokensMayGoBeyond) {
+  json tokenizer = json::parse(std::ifstream(folder_ / "tokenizer.json"));
+  tokenizer["added_tokens"] = {{{"content", "[image]"}, {"id", 320}, {"special", true}}};
+  Write("tokenizer.json", tokenizer.dump());
+  EXPECT_EQ(Generate("--prompt abc --max-new-tokens 2").code, 0);
+  tokenizer["model"]["vocab"]["[320]"] = 320;
+  tokenizer["model"]["vocab"]["[321]"] = 321;
+  tokenizer.erase("added_tokens");
+  Write("tokenizer.json", tokenizer.dump());
+  const std::string rows = "{\"question\": \"ab\", \"choices\": [\"c\", \"d\"], \"answer\": 0}\n";
+  for (const ProgramResult& result : {Generate("--prompt abc --max-new-tokens 2"), Choices(rows + rows),
+                                      RunClient("", "eval --threads 1 --model " + folder_.string() + " --data " +
+                                                        Write("data", "{\"text\": \"ab\"}\n{\"text\": \"ba\"}\n"))}) {
+    EXPECT_EQ(result.code, 1);
+    EXPECT_THAT(result.out, AllOf(HasSubstr("tokenizer.json: expected ids below 320"),
+                                  HasSubstr("model.embed_tokens.weight, found '[321]' with id 321")));
+    EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 1) << result.out;
+  }
+  // Rows of ids need none.
+  EXPECT_EQ(RunClient("", "eval --threads 1 --model " + folder_.string() + " --data " +
+                              Write("ids", "{\"input_ids\": [1, 2, 3]}\n"))
+                .code,
+            0);
 }
 
 TEST_F(GenerateCommands, BadChoicesAreNamedAndLeftOutOnRequest) {

@@ -292,13 +292,21 @@ TEST_F(GgufModelTest, RecoversLlama3ScalingFromItsDivisors) {
   EXPECT_EQ(model->config().rope.original_max_positions, 8192);
 }
 
-TEST_F(GgufModelTest, DivisorsOfOneScaleNothingAndOthersAreRefused) {
+TEST_F(GgufModelTest, DivisorsOfOneScaleNothingAndOthersAreTakenAsTheyAre) {
   GgufContent ones = content_;
   ones.AddFloats("rope_freqs.weight", std::vector<float>(8, 1));
   ASSERT_OK_AND_ASSIGN(const auto model, Open(ones));
   EXPECT_EQ(model->config().rope.scaling, RopeScaling::kNone);
   GgufContent odd = content_;
-  odd.AddFloats("rope_freqs.weight", {1, 2, 1, 2, 1, 2, 1, 2});
+  odd.AddFloats("rope_freqs.weight", Llama3Divisors(10000, 16, 8, 1.5, 3, 100));
+  ASSERT_OK_AND_ASSIGN(const auto taken, Open(odd));
+  const RopeConfig& rope = taken->config().rope;
+  EXPECT_EQ(rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(rope.attention_factor, 1);
+  EXPECT_THAT(rope.short_factors, ::testing::Pointwise(::testing::Eq(), Llama3Divisors(10000, 16, 8, 1.5, 3, 100)));
+  EXPECT_EQ(rope.long_factors, rope.short_factors);
+  odd.metadata["llama.rope.scaling.type"] = std::string("linear");
+  odd.metadata["llama.rope.scaling.factor"] = 4.0;
   EXPECT_THAT(Open(odd), StatusIs(kUnimplemented, HasSubstr("rope_freqs.weight")));
   content_.AddFloats("rope_freqs.weight", {1, 2});
   EXPECT_THAT(Open(content_), StatusIs(kInvalid, HasSubstr("has 2 elements, expected 8")));

@@ -99,6 +99,50 @@ TEST_F(MemoryPlanTest, ABaseOfFewerBytesIsTheLastResort) {
   EXPECT_EQ(chosen(on_device - 1), "none fits");
 }
 
+TEST_F(MemoryPlanTest, FrozenFactorsCountAsTheModelTakesThem) {
+  const auto with = [&](config::ComputeDType compute, config::BaseDType base) {
+    run_.options.dtype = compute;
+    run_.options.base_dtype = base;
+    return NeedsOf(*model_, run_, {});
+  };
+  const auto fp32 = config::ComputeDType::kFp32;
+  const uint64_t merged_before = with(fp32, config::BaseDType::kFp32).activations;
+  const uint64_t folded_before = with(fp32, config::BaseDType::kInt8).activations;
+  run_.frozen = run_.targets;
+  const uint64_t factors = sizeof(float) * NumParameters(run_.frozen);
+  uint64_t scaled = 0;
+  for (const Target& t : run_.frozen) scaled += sizeof(float) * static_cast<uint64_t>(t.rank * t.out);
+  const MemoryNeeds merged = with(fp32, config::BaseDType::kFp32);
+  EXPECT_EQ(merged.frozen, factors);
+  EXPECT_EQ(merged.activations, merged_before);
+  const MemoryNeeds folded = with(fp32, config::BaseDType::kInt8);
+  EXPECT_EQ(folded.frozen, factors + scaled);
+  EXPECT_EQ(folded.activations, folded_before);
+  // On a device they are columns.
+  run_.options.device = "cuda:0";
+  const MemoryNeeds columns = with(config::ComputeDType::kBf16, config::BaseDType::kBf16);
+  EXPECT_EQ(columns.frozen, factors + scaled + factors / 2);
+  run_.frozen.clear();
+  const MemoryNeeds without = with(config::ComputeDType::kBf16, config::BaseDType::kBf16);
+  EXPECT_GT(columns.activations, without.activations);
+  EXPECT_EQ(columns.peak() - without.peak(), columns.frozen + columns.activations - without.activations);
+}
+
+TEST_F(MemoryPlanTest, ARunCountsWhatItIsGivenToFreeze) {
+  NativeTrainer trainer = testing::SmallTrainer();
+  TrainRequest request = testing::SmallRequest();
+  request.options.base_dtype = config::BaseDType::kFp32;
+  run_ = {.options = request.options, .targets = request.targets};
+  run_.options.device = DeviceOf(testing::TestDeviceName());
+  request.options.max_memory = Peak({.micro_batch_tokens = 1, .recompute = true});
+  ASSERT_OK_AND_ASSIGN(TrainResult first, trainer.Run(request, nullptr));
+  request.base = {std::shared_ptr<const adapter::Adapter>(std::move(first.update))};
+  EXPECT_THAT(trainer.Run(request, nullptr), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("max_memory")));
+  // A warm start takes them for its own.
+  request.start = config::Start::kWarm;
+  EXPECT_OK(trainer.Run(request, nullptr).status());
+}
+
 TEST_F(MemoryPlanTest, LayersOnTheHostVisitTwoPlaces) {
   run_.options.device = "cuda:0";
   const auto weights = [&](int64_t host_layers) {

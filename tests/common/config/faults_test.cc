@@ -35,6 +35,9 @@ TEST(FaultsTest, UnknownKeysNameTheNearest) {
   EXPECT_EQ(Train("lr: 1\n"), "t.yaml:1: unknown key `lr`; did you mean `optimizer.learning_rate`?");
   EXPECT_EQ(Train("adapter: {target_is_expression: true}"),
             "t.yaml:1: unknown key `target_is_expression`; did you mean `target_modules`?");
+  EXPECT_EQ(Train("learning_rat: 1\n"),
+            "t.yaml:1: unknown key `learning_rat`; did you mean `optimizer.learning_rate`?");
+  EXPECT_EQ(Train("optimizer: {batch_sise: 1}\n"), "t.yaml:1: unknown key `batch_sise`; did you mean `batch_size`?");
 }
 
 TEST(FaultsTest, AllAtOnceByLine) {
@@ -160,6 +163,14 @@ TEST(FaultsTest, ImpossibleTraining) {
             "batch_size\n"
             "t.yaml:3: `on_non_finite` is `skipp`; expected one of stop, skip, halve_scale; did you mean `skip`?\n"
             "t.yaml:4: `max_memory` is 0; expected at least 1");
+  EXPECT_EQ(
+      Train("on_non_finite: halve\nchat_template: chatlm\n"),
+      "t.yaml:1: `on_non_finite` is `halve`; expected one of stop, skip, halve_scale; did you mean `halve_scale`?\n"
+      "t.yaml:2: `chat_template` is `chatlm`; expected Jinja, or one of alpaca, chatml, gemma, llama2, llama3, "
+      "mistral, phi3; did you mean `chatml`?");
+  EXPECT_EQ(Train("adapter: {rank: 99999999, rank_pattern: {q_proj: 1048577}}\nchat_template: '{# none #}'\n"),
+            "t.yaml:1: `rank` is 99999999; expected at most 1048576\n"
+            "t.yaml:1: `q_proj` has rank 1048577; expected at most 1048576");
   EXPECT_EQ(Train("gradient_accumulation_steps: 0\nmax_memory: lots\n"),
             "t.yaml:1: `gradient_accumulation_steps` is 0; expected at least 1\n"
             "t.yaml:2: `max_memory` expects a size such as `8GiB`, found `lots`");

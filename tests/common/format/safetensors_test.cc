@@ -103,6 +103,8 @@ TEST(Safetensors, RefusesLayoutsThatContradictThemselves) {
   EXPECT_THAT(ErrorOf("{" + entry("a", "[1]", 0, 4) + "}", 8), HasSubstr("end at byte 4"));
   EXPECT_THAT(ErrorOf("{" + entry("a", "[1]", 4, 8) + "}", 8), HasSubstr("leaves a hole"));
   EXPECT_THAT(ErrorOf("{" + entry("a", "[2]", 0, 8) + "," + entry("b", "[1]", 4, 8) + "}", 8), HasSubstr("overlaps"));
+  EXPECT_THAT(ErrorOf("{" + entry("a", "[1]", 4, 8) + "," + entry("b", "[1]", 4, 8) + "}", 8),
+              HasSubstr("'b' overlaps 'a': it starts at byte 4 of the data, expected 8"));
   EXPECT_THAT(ErrorOf("{" + entry("a", "[4294967296,4294967296,4]", 0, 0) + "}", 0), HasSubstr("passes 2^64"));
   EXPECT_THAT(ErrorOf("{" + entry("a", "[1]", 0, 4) + "," + entry("a", "[1]", 4, 8) + "}", 8), HasSubstr("'a' twice"));
   EXPECT_THAT(ErrorOf(R"({"a":{"dtype":"F32","dtype":"F32"}})", 0), HasSubstr("'dtype' twice"));
