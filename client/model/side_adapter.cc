@@ -174,7 +174,7 @@ std::vector<kernels::LowRank> SideAdapter::FoldedInto(const Segment& segment) co
 
 void SideAdapter::ModuleForward(const Segment& segment, const at::Tensor& x, const at::Tensor& y) const {
   MatMulNT(y, x, {WeightOf(segment.first_row, segment.rows), FoldedInto(segment)}, false);
-  if (frozen_gain_.defined()) y.mul_(frozen_gain_.narrow(0, segment.first_row, segment.rows));
+  if (frozen_gain_.defined()) MultiplyInto(y, y, frozen_gain_.narrow(0, segment.first_row, segment.rows));
   for (const Segment& frozen : segments_) {
     if (frozen.trained || frozen.first_row != segment.first_row) continue;
     const at::Tensor s = at::empty({x.size(0), frozen.rank}, a_.options());
@@ -184,8 +184,11 @@ void SideAdapter::ModuleForward(const Segment& segment, const at::Tensor& x, con
 }
 
 void SideAdapter::ModuleBackward(const Segment& segment, const at::Tensor& dy, const at::Tensor& dx) const {
-  const at::Tensor scaled =
-      frozen_gain_.defined() ? (dy * frozen_gain_.narrow(0, segment.first_row, segment.rows)).to(dtype_) : dy;
+  at::Tensor scaled = dy;
+  if (frozen_gain_.defined()) {
+    scaled = at::empty(dy.sizes(), dy.options());
+    MultiplyInto(scaled, dy, frozen_gain_.narrow(0, segment.first_row, segment.rows));
+  }
   MatMulNN(dx, scaled, {WeightOf(segment.first_row, segment.rows), FoldedInto(segment)}, true);
   for (const Segment& frozen : segments_) {
     if (frozen.trained || frozen.first_row != segment.first_row) continue;
@@ -243,7 +246,7 @@ void SideAdapter::KeepProducts(const at::Tensor& y, const Kept& kept) const {
 
 bool SideAdapter::AddColumns(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                              const DropoutKey& dropout) const {
-  if (frozen_gain_.defined()) y.mul_(frozen_gain_);
+  if (frozen_gain_.defined()) MultiplyInto(y, y, frozen_gain_);
   const int64_t dropped_rank = dropout.probability > 0 ? trained_rank_ : 0;
   if (dropped_rank < rank_) {
     MatMulNT(kept.s.narrow(1, dropped_rank, rank_ - dropped_rank), x, a_.narrow(0, dropped_rank, rank_ - dropped_rank),
@@ -324,7 +327,12 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
   }
   MatMulNN(dx, dy, {weight_, folded_}, false);
   if (rank_ == 0) return;
-  if (frozen_gain_.defined()) MatMulNN(dx, (dy * (frozen_gain_ - 1)).to(dtype_), {weight_, {}}, true);
+  if (frozen_gain_.defined()) {
+    const ArenaScope scope(arena);
+    const at::Tensor scaled = arena.Take(dy.sizes(), dtype_);
+    MultiplyInto(scaled, dy, frozen_gain_ - 1);
+    MatMulNN(dx, scaled, {weight_, {}}, true);
+  }
   if (dropped_rank < rank_) {
     MatMulNN(dx, ds.narrow(1, dropped_rank, rank_ - dropped_rank), a_.narrow(0, dropped_rank, rank_ - dropped_rank),
              true);
