@@ -35,10 +35,11 @@ struct DeviceDocuments {
   int64_t count = 0, longest = 0;
 };
 inline constexpr int64_t kMostHeadDim = 256;
-// Whether the two below can: 16-bit matrices in pieces of 16 bytes, fp32 ones of any head width up to kMostHeadDim.
+// Whether Attention and AttentionBackward can: 16-bit matrices in pieces of 16 bytes, fp32 ones of any head width up to
+// kMostHeadDim.
 bool TakesAttention(const AttentionShape& shape, const Rows& qkv);
-// Whether they use Hopper's own instructions on a device of compute capability `major`, and beat LibTorch's flash
-// kernels: 16-bit matrices, no cap, heads 64 or 128 wide.
+// Whether Attention and AttentionBackward use Hopper's own instructions on a device of compute capability `major`, and
+// beat LibTorch's flash kernels: 16-bit matrices, no cap, heads 64 or 128 wide.
 bool HasHopperAttention(const AttentionShape& shape, const Rows& qkv, int major);
 // As kernels::Attention; softmax and sums in fp32, the weights of 16-bit matrices rounded before they meet v.
 int Attention(const AttentionShape& shape, const DeviceDocuments& documents, const Rows& qkv,

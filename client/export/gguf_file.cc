@@ -61,9 +61,10 @@ GgufType TypeOf(const std::vector<int64_t>& shape, std::string_view name, GgufTy
 }
 
 // Divisors without more to them (model/gguf_config.cc), which any family takes.
-bool DividesAlike(const model::RopeConfig& rope) {
+bool DividesAlike(const model::ModelConfig& config) {
+  const model::RopeConfig& rope = config.rope;
   return rope.scaling == model::RopeScaling::kLongRope && rope.short_factors == rope.long_factors &&
-         rope.attention_factor == 1;
+         rope.attention_factor == 1 && rope.original_max_positions == config.max_positions;
 }
 
 absl::StatusOr<Entry> EntryOf(const model::ModelTensor& tensor, const MergedModel& merged,
@@ -97,7 +98,7 @@ absl::StatusOr<std::vector<Entry>> EntriesOf(const MergedModel& merged, const fo
   const model::RopeConfig& rope = config.rope;
   if (rope.scaling == model::RopeScaling::kLlama3) {
     add(model::kRopeDivisors, model::Llama3Divisors(rope, config.head_dim));
-  } else if (DividesAlike(rope)) {
+  } else if (DividesAlike(config)) {
     add(model::kRopeDivisors, {rope.long_factors.begin(), rope.long_factors.end()});
   } else if (rope.scaling == model::RopeScaling::kLongRope) {
     add(model::kRopeLongFactors, {rope.long_factors.begin(), rope.long_factors.end()});
@@ -139,7 +140,7 @@ void SetArchitecture(const model::ModelConfig& config, std::string_view architec
   if (config.learned_positions) return;
   set("rope.dimension_count", config.rope.turning(config.head_dim));
   real("rope.freq_base", config.rope.theta);
-  if (config.rope.scaling == model::RopeScaling::kLongRope && !DividesAlike(config.rope)) {
+  if (config.rope.scaling == model::RopeScaling::kLongRope && !DividesAlike(config)) {
     set("rope.scaling.original_context_length", config.rope.original_max_positions);
     real("rope.scaling.attn_factor", config.rope.attention_factor);
   }

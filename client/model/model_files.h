@@ -40,7 +40,9 @@ struct RopeConfig {
   // Elements of a head that turn.
   int64_t turning(int64_t head_dim) const { return static_cast<int64_t>(static_cast<double>(head_dim) * share); }
   // Angles follow from the longest row of a batch too.
-  bool depends_on_length() const { return scaling == RopeScaling::kDynamic || scaling == RopeScaling::kLongRope; }
+  bool depends_on_length() const {
+    return scaling == RopeScaling::kDynamic || (scaling == RopeScaling::kLongRope && short_factors != long_factors);
+  }
   bool operator==(const RopeConfig&) const = default;
 };
 

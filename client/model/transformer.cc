@@ -129,9 +129,8 @@ absl::StatusOr<Weights::Place> Transformer::Locate(const NamedFactors& named) co
   return place;
 }
 
-// Where weights stand in wide matrices: room for all columns.
+// Finds every factor's place; where weights stand in wide matrices: room for all columns.
 absl::Status Transformer::MakeRoom() {
-  if (device().is_cpu()) return absl::OkStatus();
   std::vector<std::array<int64_t, kNumGroups>> ranks(weights_.layers.size());
   for (const auto* list : {&trained_, &side_base_}) {
     for (const NamedFactors& named : *list) {
@@ -139,6 +138,7 @@ absl::Status Transformer::MakeRoom() {
       ranks[static_cast<size_t>(place.layer)][static_cast<size_t>(place.group)] += named.factors.a.size(0);
     }
   }
+  if (device().is_cpu()) return absl::OkStatus();
   for (size_t l = 0; l < ranks.size(); ++l) {
     for (size_t g = 0; g < kNumGroups; ++g) {
       LinearGroup& group = weights_.layers[l].groups[g];

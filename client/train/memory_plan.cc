@@ -21,8 +21,8 @@ constexpr uint64_t kTokenizerBytesPerToken = 500;
 // Attention's backward pass through ATen: gradients of expanded heads, their sums, contiguous copies; in widths of the
 // attention's output.
 constexpr uint64_t kAttentionTemporaries = 12;
-// On a CUDA device, in LibTorch's allocator: workspaces of the products and of the factors' gradients, rotary tables;
-// and beside it what the driver and cuBLAS take for themselves (on an H100 with driver 580, by nvidia-smi).
+// On a CUDA device, in LibTorch's allocator: workspaces of the products, rotary tables; and beside it what the driver
+// and cuBLAS take for themselves (on an H100 with driver 580, by nvidia-smi).
 constexpr uint64_t kDeviceBytes = uint64_t{64} << 20;
 constexpr uint64_t kContextBytes = uint64_t{830} << 20;
 

@@ -51,11 +51,14 @@ struct Ring {
 };
 template <int kRank>
 struct Sums {
-  static constexpr int kLd = kRank + 1;  // rows on different banks
-  static constexpr int kBytes = kStrip * kLd * 4;
+  static constexpr int kBytes = kStrip * kRank * 4;
+  // Columns' sums turn, so that those of one j lie on different banks.
+  __device__ static int Place(int col, int j) { return col * kRank + (j ^ (col % kRank)); }
 };
 template <int kRank, int kStages>
-constexpr int kSharedBytes = kWarps* std::max(Ring<kRank, kStages>::kBytes, Sums<kRank>::kBytes);
+constexpr int kSharedBytes = std::max(Ring<kRank, kStages>::kBytes, Sums<kRank>::kBytes) * kWarps;
+// What a device of compute capability 7.5 has.
+static_assert(std::max(kSharedBytes<32, 4>, kSharedBytes<kMostFactorRank, 2>) <= 64 << 10);
 
 // Where a piece lies in a tile whose rows are kPieces long: neighbouring rows' pieces change places, so that the same
 // ones of eight rows lie on different banks.
@@ -182,7 +185,7 @@ __device__ void Multiply(const Tasks& all) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int col = m * 16 + lane / 4 + i / 2 % 2 * 8;
-        share[col * OwnSums::kLd + n * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[m][n][i];
+        share[OwnSums::Place(col, n * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2)] = sums[m][n][i];
       }
     }
   }
@@ -193,7 +196,7 @@ __device__ void Multiply(const Tasks& all) {
     const SumOf<kRank> at(static_cast<int>(threadIdx.x) + n * kThreads, along_rank);
     float total = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) total += shares[w * (OwnSums::kBytes / 4) + at.col * OwnSums::kLd + at.j];
+    for (int w = 0; w < kWarps; ++w) total += shares[w * (OwnSums::kBytes / 4) + OwnSums::Place(at.col, at.j)];
     *to[n] = before[n] + scale[n] * total;
   }
 }
