@@ -252,7 +252,7 @@ at::Tensor Pass::InputAgain(const Norm& norm, const at::Tensor& dh, const at::Te
     NormBackwardAndValue(norm, dh, x, rstd, gradient_);
     return dh;
   }
-  const at::Tensor h = Take(c_.config.hidden_size);
+  at::Tensor h = Take(c_.config.hidden_size);
   ApplyNorm(norm, x, h, TakeRstd());
   return h;
 }
