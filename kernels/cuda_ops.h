@@ -80,7 +80,7 @@ struct DropoutMask {
 int Dropout(const Rows& x, const DropoutMask& mask, const Rows& out, void* stream);
 
 // Gradients of factors from rows of 16-bit numbers.
-inline constexpr int64_t kMostFactorTasks = 4;
+inline constexpr int64_t kMostFactorTasks = 8;
 inline constexpr int64_t kMostFactorRank = 64;
 // Whether AccumulateFactors can: pieces of 16 bytes, a rank that is not too high. For bf16 a device of compute
 // capability 8.0 or newer is needed too.
@@ -89,6 +89,19 @@ bool TakesFactors(const FactorGradient& gradient);
 // wide matrix whose narrow columns lie side by side are quickest one behind the other. The order of a sum depends on
 // nothing but its tokens.
 int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* stream);
+
+// A product whose result has a rank's few columns, on Hopper: out = x w^T with w [cols, depth], or out = x w with
+// w [depth, cols]; rounded once. `copy`, if it has data, gets the same.
+inline constexpr int64_t kMostNarrowProducts = 4;
+inline constexpr int64_t kMostNarrowColumns = 64;
+struct NarrowProduct {
+  Rows x, w, out, copy;
+};
+// Whether MultiplyNarrow can on a device of compute capability `major`: 16 bits, pieces of 16 bytes, few columns.
+bool TakesNarrowProduct(const NarrowProduct& product, int major);
+// At most kMostNarrowProducts at once (an array here, not on the device), of one type and number of tokens. The order
+// of a sum depends on the shapes alone.
+int MultiplyNarrow(const NarrowProduct* products, int64_t count, bool by_rows, void* stream);
 
 // *out (on the device) = sum of squares in double. `workspace`: kSumSquaresWorkspace doubles on the device.
 inline constexpr int64_t kSumSquaresWorkspace = 512;

@@ -112,6 +112,29 @@ size_t AccumulateSome(std::span<const FactorProduct> products) {
          [&](void* stream) { return cuda::AccumulateFactors(tasks.data(), static_cast<int64_t>(count), stream); });
   return count;
 }
+
+// Takes as many as one launch does, if the kernel can; returns how many.
+size_t MultiplySome(std::span<const NarrowProduct> products, bool by_rows) {
+  const at::Device device = products[0].x.device();
+  if (!device.is_cuda()) return 0;
+  const int major = at::cuda::getDeviceProperties(device.index())->major;
+  std::array<cuda::NarrowProduct, cuda::kMostNarrowProducts> tasks;
+  size_t count = 0;
+  while (count < tasks.size() && count < products.size()) {
+    const NarrowProduct& p = products[count];
+    tasks[count] = {.x = RowsOf(p.x),
+                    .w = RowsOf(p.w),
+                    .out = RowsOf(p.y),
+                    .copy = p.copy.defined() ? RowsOf(p.copy) : kernels::Rows()};
+    if (!cuda::TakesNarrowProduct(tasks[count], major)) break;
+    ++count;
+  }
+  if (count == 0) return 0;
+  Launch(products[0].x, [&](void* stream) {
+    return cuda::MultiplyNarrow(tasks.data(), static_cast<int64_t>(count), by_rows, stream);
+  });
+  return count;
+}
 #endif
 
 void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_rows, bool accumulate) {
@@ -119,6 +142,10 @@ void MatMul(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool by_
 #ifdef STRATA_CUDA
     if (x.is_cuda() && w.rows.type != TypeOf(x.scalar_type()))
       return MultiplyDecoded(y, x, w.rows, by_rows, accumulate);
+    if (!accumulate) {
+      const NarrowProduct product = {y, x, w.matrix};
+      if (MultiplySome({&product, 1}, by_rows) > 0) return;
+    }
 #endif
     Multiply(y, x, by_rows ? w.matrix.t() : w.matrix, accumulate);
   } else if (x.size(0) > 0) {
@@ -155,6 +182,21 @@ void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool a
 
 void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate) {
   MatMul(y, x, w, /*by_rows=*/false, accumulate);
+}
+
+void MultiplyNarrow(std::span<const NarrowProduct> products, bool by_rows) {
+  size_t done = 0;
+  while (done < products.size()) {
+#ifdef STRATA_CUDA
+    if (const size_t taken = MultiplySome(products.subspan(done), by_rows); taken > 0) {
+      done += taken;
+      continue;
+    }
+#endif
+    const NarrowProduct& p = products[done++];
+    MatMul(p.y, p.x, p.w, by_rows, false);
+    if (p.copy.defined()) CopyRows(p.y, p.copy);
+  }
 }
 
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale) {

@@ -1,8 +1,8 @@
 // Matrix products of the step. On the CPU fp32 activations, and bf16 ones where the processor multiplies them
 // (processor.h), go through our own kernel, which reads weights of any type as they lie and, in fp32, adds low-rank
 // factors to them on the way (kernels/ops.h, Product). On a CUDA device weights of another type than the activations
-// are decoded tile by tile before ATen multiplies, and the gradients of factors are a kernel of ours
-// (kernels/cuda_ops.h). Everything else: ATen.
+// are decoded tile by tile before ATen multiplies; products with a rank's few columns (on Hopper) and the gradients of
+// factors are kernels of ours (kernels/cuda_ops.h). Everything else: ATen.
 #ifndef STRATA_CLIENT_MODEL_GEMM_H_
 #define STRATA_CLIENT_MODEL_GEMM_H_
 
@@ -62,6 +62,14 @@ struct FactorProduct {
 void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);
 // y (+)= x w. x [t, n], w [n, k], y [t, k].
 void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate);
+// A product y = x w^T or x w with a rank's few columns; `copy`, if defined, gets what y gets.
+struct NarrowProduct {
+  at::Tensor y, x, w, copy = {};
+};
+// Each of them, by_rows as MatMulNT, else as MatMulNN, in few launches where there is a kernel for it. All of one type,
+// place and t; none reads what another writes.
+void MultiplyNarrow(std::span<const NarrowProduct> products, bool by_rows);
+
 // y += scale * a^T b. a [t, m], b [t, n], y [m, n] always fp32.
 void AccumulateTN(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale);
 

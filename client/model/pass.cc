@@ -224,20 +224,20 @@ at::Tensor Pass::Loss(bool gradient) {
   return nll;
 }
 
-at::Tensor Pass::ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx) {
+SideAdapter::Gradient Pass::ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx) {
   const auto g = static_cast<size_t>(group);
   const SideAdapter& side = c_.sides[layer][g];
-  const SideAdapter::Kept& kept = saved_[layer].kept[g];
   const DropoutKey dropout = Dropout(layer, group);
-  const at::Tensor dz = side.BackwardMagnitudes(dy, kept, c_.arena, dropout);
-  at::Tensor ds = side.TakeDs(dz, c_.arena);
-  side.BackwardInput(dz, kept.s, ds, dx, c_.arena, dropout);
-  return ds;
+  SideAdapter::Gradient gradient = side.BeginBackward(dy, saved_[layer].kept[g], c_.arena, dropout);
+  side.BackwardInput(gradient, dx, c_.arena, dropout);
+  return gradient;
 }
 
-void Pass::FactorGradients(size_t layer, int group, const at::Tensor& ds, const at::Tensor& x) {
-  const SideAdapter& side = c_.sides[layer][static_cast<size_t>(group)];
-  if (side.trained()) side.BackwardFactors(ds, x, c_.arena, Dropout(layer, group));
+void Pass::FactorGradients(size_t layer, int group, const SideAdapter::Gradient& gradient, const at::Tensor& x) {
+  const auto g = static_cast<size_t>(group);
+  const SideAdapter& side = c_.sides[layer][g];
+  if (!side.trained()) return;
+  side.BackwardFactors(gradient, saved_[layer].kept[g].s, x, c_.arena, Dropout(layer, group));
 }
 
 at::Tensor Pass::OutputGradient(const Norm& norm, const Normed& saved) {
@@ -268,15 +268,15 @@ bool Pass::BackwardMlp(size_t index) {
   const bool past_down = NeedsInputGradient(index, kDown);
   if (!past_down) d_activation.zero_();
   const at::Tensor d_out = OutputGradient(NormOf(index, kPostMlpNorm), s.mlp_out);
-  at::Tensor ds = ProjectBackward(index, kDown, d_out, past_down ? d_activation : at::Tensor());
+  SideAdapter::Gradient gradient = ProjectBackward(index, kDown, d_out, past_down ? d_activation : at::Tensor());
   ActivateBackward(c_.config.unit, s.gate_up, d_activation);
-  FactorGradients(index, kDown, ds, d_activation);
+  FactorGradients(index, kDown, gradient, d_activation);
   if (!past_down) return false;
 
   const bool past_gate_up = NeedsInputGradient(index, kGateUp);
   const at::Tensor dh = past_gate_up ? Take(c_.config.hidden_size) : at::Tensor();
-  ds = ProjectBackward(index, kGateUp, s.gate_up, dh);
-  FactorGradients(index, kGateUp, ds, InputAgain(norm, dh, s.middle, s.rstd_mlp));
+  gradient = ProjectBackward(index, kGateUp, s.gate_up, dh);
+  FactorGradients(index, kGateUp, gradient, InputAgain(norm, dh, s.middle, s.rstd_mlp));
   return past_gate_up;
 }
 
@@ -296,8 +296,8 @@ void Pass::BackwardAttention(size_t index) {
   const bool past_out = NeedsInputGradient(index, kOut);
   const at::Tensor d_o = past_out ? Take(queries_) : at::Tensor();
   const at::Tensor d_out = OutputGradient(NormOf(index, kPostAttentionNorm), s.attention_out);
-  at::Tensor ds = ProjectBackward(index, kOut, d_out, d_o);
-  FactorGradients(index, kOut, ds, s.o);
+  SideAdapter::Gradient gradient = ProjectBackward(index, kOut, d_out, d_o);
+  FactorGradients(index, kOut, gradient, s.o);
   if (!past_out) return;
 
   const at::Tensor dqkv = TakeLeft(queries_ + 2 * keys_);
@@ -306,8 +306,8 @@ void Pass::BackwardAttention(size_t index) {
   BackwardHeads(index, dqkv);
   const bool past_qkv = NeedsInputGradient(index, kQkv);
   const at::Tensor dh = past_qkv ? Take(c_.config.hidden_size) : at::Tensor();
-  ds = ProjectBackward(index, kQkv, dqkv, dh);
-  FactorGradients(index, kQkv, ds, InputAgain(norm, dh, s.x, s.rstd_attention));
+  gradient = ProjectBackward(index, kQkv, dqkv, dh);
+  FactorGradients(index, kQkv, gradient, InputAgain(norm, dh, s.x, s.rstd_attention));
 }
 
 void Pass::Backward() {

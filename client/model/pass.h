@@ -83,9 +83,10 @@ class Pass {
   // Of a block's output, from gradient_.
   at::Tensor OutputGradient(const Norm& norm, const Normed& saved);
   void Project(size_t layer, int group, const at::Tensor& x, const at::Tensor& y, const SideAdapter::Kept& kept);
-  // dx = gradient of the group's input (left alone when undefined); returns ds for FactorGradients.
-  at::Tensor ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx);
-  void FactorGradients(size_t layer, int group, const at::Tensor& ds, const at::Tensor& x);
+  // dx = gradient of the group's input (left alone when undefined). FactorGradients needs what is returned, and `dy` as
+  // it is.
+  SideAdapter::Gradient ProjectBackward(size_t layer, int group, const at::Tensor& dy, const at::Tensor& dx);
+  void FactorGradients(size_t layer, int group, const SideAdapter::Gradient& gradient, const at::Tensor& x);
   bool NeedsInputGradient(size_t layer, int group) const;
   DropoutKey Dropout(size_t layer, int group) const;
   at::Tensor Take(int64_t cols) { return c_.arena.Take({tokens_, cols}, type_); }

@@ -219,9 +219,8 @@ void SideAdapter::Forward(const at::Tensor& x, const at::Tensor& y, const Kept& 
   std::vector<kernels::Beside> columns;
   if (beside && wide_.defined() && rank_ > 0) {
     const at::Tensor both = Lengthened(x);
-    const at::Tensor s = both.narrow(1, in_, rank_);
-    MatMulNT(s, x, a_, false);
-    CopyRows(s, kept.s);
+    const NarrowProduct s = {.y = both.narrow(1, in_, rank_), .x = x, .w = a_, .copy = kept.s};
+    MultiplyNarrow({&s, 1}, /*by_rows=*/true);
     MatMulNT(y, both, wide_.narrow(0, 0, weight_.rows()).narrow(1, 0, in_ + rank_), false);
     return KeepProducts(y, kept);
   }
@@ -280,42 +279,55 @@ void SideAdapter::ForwardDropped(const at::Tensor& x, const at::Tensor& y, const
   }
 }
 
-at::Tensor SideAdapter::BackwardMagnitudes(const at::Tensor& dy, const Kept& kept, Arena& arena,
-                                           const DropoutKey& dropout) const {
-  if (z_width_ == 0) return dy;
+SideAdapter::Gradient SideAdapter::BeginBackward(const at::Tensor& dy, const Kept& kept, Arena& arena,
+                                                 const DropoutKey& dropout) const {
+  Gradient gradient = {.dy = dy, .ds = {}};
   for (const Segment& seg : segments_) {
     if (seg.magnitude) seg.magnitude.Backward(seg.RowsOf(dy), seg.ZOf(kept.z), arena);
   }
-  if (dropout.probability > 0) return dy;
-  at::Tensor dz = arena.Take(dy.sizes(), dtype_);
-  MultiplyInto(dz, dy, gain_);
-  return dz;
+  if (z_width_ > 0 && dropout.probability == 0) {
+    gradient.dy = arena.Take(dy.sizes(), dtype_);
+    MultiplyInto(gradient.dy, dy, gain_);
+  }
+  if (rank_ == 0) return gradient;
+  const at::Tensor& left = gradient.dy;
+  const bool behind = wide_.defined() && HasMargin(left);
+  gradient.ds = behind ? Lengthened(left).narrow(1, left.size(1), rank_) : arena.Take({left.size(0), rank_}, dtype_);
+  return gradient;
 }
 
-at::Tensor SideAdapter::TakeDs(const at::Tensor& dy, Arena& arena) const {
-  if (rank_ == 0) return {};
-  if (!wide_.defined() || !HasMargin(dy)) return arena.Take({dy.size(0), rank_}, dtype_);
-  return Lengthened(dy).narrow(1, dy.size(1), rank_);
+// Dropout lets a trained magnitude scale what its factors see alone.
+at::Tensor SideAdapter::GradientOf(const Segment& segment, const at::Tensor& dy, const DropoutKey& dropout) const {
+  const at::Tensor rows = segment.RowsOf(dy);
+  if (!segment.magnitude || dropout.probability == 0) return rows;
+  return (rows * segment.magnitude.gain()).to(dtype_);
 }
 
-void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const at::Tensor& ds, const at::Tensor& dx,
-                                Arena& arena, const DropoutKey& dropout) const {
+// Outside a segment's rows its columns are zeros, that are worth skipping where the segments' places allow it.
+void SideAdapter::MultiplyWideFactors(const at::Tensor& dy, const at::Tensor& ds) const {
+  std::vector<NarrowProduct> products;
+  for (const Segment& seg : segments_) products.push_back({.y = seg.ColumnsOf(ds), .x = seg.RowsOf(dy), .w = seg.b});
+  const bool whole = std::any_of(segments_.begin(), segments_.end(), [](const Segment& seg) {
+    return seg.rank % kRankStep > 0 || seg.rows % kRankStep > 0;
+  });
+  if (whole) products = {{.y = ds, .x = dy, .w = wide_.narrow(0, 0, weight_.rows()).narrow(1, in_, rank_)}};
+  MultiplyNarrow(products, /*by_rows=*/false);
+}
+
+void SideAdapter::BackwardInput(const Gradient& gradient, const at::Tensor& dx, Arena& arena,
+                                const DropoutKey& dropout) const {
+  const auto& [dy, ds] = gradient;
   const int64_t dropped_rank = dropout.probability > 0 ? trained_rank_ : 0;
   const bool beside = rank_ > 0 && StandsBeside(dy, dropout);
   const bool wide = beside && wide_.defined();
   if (wide) {
-    MatMulNN(ds, dy, wide_.narrow(0, 0, weight_.rows()).narrow(1, in_, rank_), false);
+    MultiplyWideFactors(dy, ds);
   } else if (padding_ > 0) {
     ds.narrow(1, rank_ - padding_, padding_).zero_();
   }
-  std::vector<FactorProduct> products;
   for (const Segment& seg : segments_) {
-    at::Tensor rows = seg.RowsOf(dy);
-    if (seg.magnitude && dropped_rank > 0) rows = (rows * seg.magnitude.gain()).to(dtype_);
-    if (!wide) MatMulNN(seg.ColumnsOf(ds), rows, seg.b, false);
-    if (seg.trained) products.push_back({seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling});
+    if (!wide) MatMulNN(seg.ColumnsOf(ds), GradientOf(seg, dy, dropout), seg.b, false);
   }
-  AccumulateEach(products);
   if (!dx.defined()) return;
   if (wide) {
     const int64_t rows = weight_.rows() + rank_;
@@ -349,21 +361,26 @@ void SideAdapter::BackwardInput(const at::Tensor& dy, const at::Tensor& s, const
   }
 }
 
-void SideAdapter::BackwardFactors(const at::Tensor& ds, const at::Tensor& x, Arena& arena,
+void SideAdapter::BackwardFactors(const Gradient& gradient, const at::Tensor& s, const at::Tensor& x, Arena& arena,
                                   const DropoutKey& dropout) const {
-  if (dropout.probability == 0) {
-    std::vector<FactorProduct> products;
-    for (const Segment& seg : segments_) {
-      if (seg.trained) products.push_back({seg.factors.grad_a, seg.ColumnsOf(ds), x});
-    }
-    return AccumulateEach(products);
+  const bool dropped = dropout.probability > 0;
+  std::vector<FactorProduct> products;
+  for (const Segment& seg : segments_) {
+    if (!seg.trained) continue;
+    const at::Tensor rows = GradientOf(seg, gradient.dy, dropout);
+    products.push_back({seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling});
   }
-  ArenaScope scope(arena);
-  const at::Tensor dropped = arena.Take(x.sizes(), dtype_);
+  for (const Segment& seg : segments_) {
+    if (seg.trained && !dropped) products.push_back({seg.factors.grad_a, seg.ColumnsOf(gradient.ds), x});
+  }
+  AccumulateEach(products);
+  if (!dropped) return;
+  const ArenaScope scope(arena);
+  const at::Tensor input = arena.Take(x.sizes(), dtype_);
   for (size_t i = 0; i < segments_.size() && segments_[i].trained; ++i) {
     const Segment& seg = segments_[i];
-    ApplyDropout(x, dropped, KeyOf(dropout, i));
-    AccumulateTN(seg.factors.grad_a, seg.ColumnsOf(ds), dropped, 1);
+    ApplyDropout(x, input, KeyOf(dropout, i));
+    AccumulateTN(seg.factors.grad_a, seg.ColumnsOf(gradient.ds), input, 1);
   }
 }
 

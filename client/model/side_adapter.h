@@ -62,17 +62,19 @@ class SideAdapter {
   // columns.
   void Forward(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                const DropoutKey& dropout) const;
-  // The gradient of what Forward found in y, from that of what it left there: `dy` itself, or from the arena. Adds to
-  // the gradients of the trained magnitudes.
-  at::Tensor BackwardMagnitudes(const at::Tensor& dy, const Kept& kept, Arena& arena, const DropoutKey& dropout) const;
-  // Where BackwardInput shall leave ds [tokens, rank]: behind dy where there is room, else from the arena.
-  at::Tensor TakeDs(const at::Tensor& dy, Arena& arena) const;
-  // `dy` as BackwardMagnitudes returned it. Adds to the B gradients of the trained factors; ds = dy (scaling B)
-  // [tokens, rank]; dx, where it is defined, = the gradient of x.
-  void BackwardInput(const at::Tensor& dy, const at::Tensor& s, const at::Tensor& ds, const at::Tensor& dx,
-                     Arena& arena, const DropoutKey& dropout) const;
-  // Adds to the A gradients of the trained factors. `x` as in Forward, `ds` as BackwardInput left it.
-  void BackwardFactors(const at::Tensor& ds, const at::Tensor& x, Arena& arena, const DropoutKey& dropout) const;
+  // What a backward pass goes by.
+  struct Gradient {
+    at::Tensor dy;  // of what Forward found in y before trained magnitudes: what was given, or from the arena
+    at::Tensor ds;  // [tokens, rank]: behind dy where there is room, else from the arena; undefined without columns
+  };
+  // From the gradient of what Forward left in y. Adds to the gradients of the trained magnitudes; ds waits for
+  // BackwardInput.
+  Gradient BeginBackward(const at::Tensor& dy, const Kept& kept, Arena& arena, const DropoutKey& dropout) const;
+  // ds = dy (scaling B); dx, where it is defined, = the gradient of x.
+  void BackwardInput(const Gradient& gradient, const at::Tensor& dx, Arena& arena, const DropoutKey& dropout) const;
+  // Adds to the gradients of the trained factors. After BackwardInput; `s` and `x` as Forward had them.
+  void BackwardFactors(const Gradient& gradient, const at::Tensor& s, const at::Tensor& x, Arena& arena,
+                       const DropoutKey& dropout) const;
 
  private:
   struct Segment {
@@ -103,6 +105,9 @@ class SideAdapter {
   // To y, which holds the weight's products. Whether trained magnitudes are done with as well.
   bool AddColumns(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,
                   const DropoutKey& dropout) const;
+  at::Tensor GradientOf(const Segment& segment, const at::Tensor& dy, const DropoutKey& dropout) const;
+  // ds = dy (scaling B), of a wide matrix.
+  void MultiplyWideFactors(const at::Tensor& dy, const at::Tensor& ds) const;
   // Forward's end: products before their magnitudes are kept, then scaled.
   void KeepProducts(const at::Tensor& y, const Kept& kept) const;
   void ForwardDropped(const at::Tensor& x, const at::Tensor& y, const Kept& kept, Arena& arena,

@@ -92,12 +92,11 @@ Outcome PassOf(const Case& c, bool wide) {
   const SideAdapter::Kept kept = side.TakeKept(kTokens, arena);
   kept.s.fill_(NAN);
   side.Forward(x, out.y, kept, arena, dropout);
-  const at::Tensor dy = side.BackwardMagnitudes(Left({kTokens, rows}, 0.9), kept, arena, dropout);
-  const at::Tensor ds = side.TakeDs(dy, arena);
-  ds.fill_(NAN);
+  const SideAdapter::Gradient gradient = side.BeginBackward(Left({kTokens, rows}, 0.9), kept, arena, dropout);
+  gradient.ds.fill_(NAN);
   out.dx = at::full({kTokens, kIn}, NAN, at::kBFloat16);
-  side.BackwardInput(dy, kept.s, ds, out.dx, arena, dropout);
-  side.BackwardFactors(ds, x, arena, dropout);
+  side.BackwardInput(gradient, out.dx, arena, dropout);
+  side.BackwardFactors(gradient, kept.s, x, arena, dropout);
   return out;
 }
 
