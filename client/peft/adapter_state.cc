@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <memory>
+#include <span>
 #include <utility>
 
 #include "client/model/arena.h"
@@ -118,12 +120,30 @@ std::vector<model::NamedFactors> AdapterState::Factors() const {
   return out;
 }
 
-adapter::Adapter AdapterState::ToAdapter() const {
+adapter::Adapter AdapterState::ToAdapter() const& {
+  return AdapterOf(values_.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true));
+}
+
+adapter::Adapter AdapterState::ToAdapter() && {
+  gradients_ = first_ = second_ = at::Tensor();
+  return AdapterOf(std::exchange(values_, at::Tensor()).cpu());
+}
+
+adapter::Adapter AdapterState::AdapterOf(at::Tensor values) const {
+  const auto host = std::make_shared<const at::Tensor>(std::move(values));
+  const auto numbers = [&host](const StateEntry& entry, Part part) -> std::span<const float> {
+    const at::Tensor view = View(*host, entry, part);
+    if (!view.defined()) return {};
+    return {view.const_data_ptr<float>(), static_cast<size_t>(view.numel())};
+  };
   adapter::AdapterBuilder builder;
   for (const StateEntry& e : entries_) {
     const train::Target& t = e.target;
-    builder.Add(t.module, t.rank, t.out, t.in, t.alpha, t.scaling, ToVector(A(e)), ToVector(B(e)));
-    if (t.use_dora) builder.AddMagnitude(ToVector(Value(e, Part::kMagnitude)));
+    builder.AddShared(t.module, t.rank, t.out, t.in, t.alpha, t.scaling,
+                      {.a = numbers(e, Part::kA),
+                       .b = numbers(e, Part::kB),
+                       .magnitude = numbers(e, Part::kMagnitude),
+                       .keeper = host});
   }
   return std::move(builder).Build();
 }

@@ -55,10 +55,12 @@ class AdapterState {
 
   // Views for Transformer::SetTrained; valid while this object lives.
   std::vector<model::NamedFactors> Factors() const;
-  // A copy of the values.
-  adapter::Adapter ToAdapter() const;
+  // A copy of the values; or the values themselves, once nothing trains them any more, and nothing else is left.
+  adapter::Adapter ToAdapter() const&;
+  adapter::Adapter ToAdapter() &&;
 
  private:
+  adapter::Adapter AdapterOf(at::Tensor values) const;
   static at::Tensor View(const at::Tensor& flat, const StateEntry& entry, Part part);
   std::vector<StateEntry> entries_;
   at::Tensor values_, gradients_, first_, second_;

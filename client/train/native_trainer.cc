@@ -206,7 +206,7 @@ absl::StatusOr<TrainResult> NativeTrainer::RunOnModel(const TrainRequest& reques
   return model::TorchGuard("collecting the update", [&]() -> absl::StatusOr<TrainResult> {
     const bool warm = request.start == config::Start::kWarm;
     result.update = std::make_unique<adapter::Adapter>(warm ? peft::Increment(*prepared.state, prepared.origin)
-                                                            : prepared.state->ToAdapter());
+                                                            : std::move(*prepared.state).ToAdapter());
     return std::move(result);
   });
 }

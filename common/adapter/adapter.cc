@@ -199,7 +199,9 @@ bool Adapter::has_magnitudes() const {
 
 struct AdapterBuilder::Owned {
   Factors factors;
-  std::vector<float> a, b, magnitude;
+  std::vector<float> own_a, own_b, own_magnitude;
+  std::span<const float> a, b, magnitude;  // of the own ones only once they have found their place
+  std::shared_ptr<const void> keeper;      // of others
 };
 
 AdapterBuilder::AdapterBuilder() = default;
@@ -219,12 +221,22 @@ void AdapterBuilder::Add(std::string module, int64_t rank, int64_t out, int64_t 
                    .a = {},
                    .b = {},
                    .magnitude = {}};
-  owned.a = std::move(a);
-  owned.b = std::move(b);
+  owned.own_a = std::move(a);
+  owned.own_b = std::move(b);
   owned_.push_back(std::move(owned));
 }
 
-void AdapterBuilder::AddMagnitude(std::vector<float> magnitude) { owned_.back().magnitude = std::move(magnitude); }
+void AdapterBuilder::AddMagnitude(std::vector<float> magnitude) { owned_.back().own_magnitude = std::move(magnitude); }
+
+void AdapterBuilder::AddShared(std::string module, int64_t rank, int64_t out, int64_t in, double alpha, double scaling,
+                               const SharedValues& values) {
+  Add(std::move(module), rank, out, in, alpha, scaling, {}, {});
+  Owned& owned = owned_.back();
+  owned.a = values.a;
+  owned.b = values.b;
+  owned.magnitude = values.magnitude;
+  owned.keeper = values.keeper;
+}
 
 Adapter AdapterBuilder::Build() && {
   std::sort(owned_.begin(), owned_.end(),
@@ -232,20 +244,25 @@ Adapter AdapterBuilder::Build() && {
   auto owner = std::make_shared<std::vector<Owned>>(std::move(owned_));
   Adapter adapter;
   for (Owned& owned : *owner) {
+    if (owned.keeper == nullptr) {
+      owned.a = owned.own_a;
+      owned.b = owned.own_b;
+      owned.magnitude = owned.own_magnitude;
+    }
     Factors factors = owned.factors;
     factors.a = {.name = PeftTensorName(factors.module, true),
                  .dtype = format::DType::kF32,
                  .shape = {factors.rank, factors.in},
-                 .data = std::as_bytes(std::span(owned.a))};
+                 .data = std::as_bytes(owned.a)};
     factors.b = {.name = PeftTensorName(factors.module, false),
                  .dtype = format::DType::kF32,
                  .shape = {factors.out, factors.rank},
-                 .data = std::as_bytes(std::span(owned.b))};
+                 .data = std::as_bytes(owned.b)};
     if (!owned.magnitude.empty()) {
       factors.magnitude = {.name = PeftMagnitudeName(factors.module),
                            .dtype = format::DType::kF32,
                            .shape = {factors.out},
-                           .data = std::as_bytes(std::span(owned.magnitude))};
+                           .data = std::as_bytes(owned.magnitude)};
     }
     adapter.modules_.push_back(std::move(factors));
   }

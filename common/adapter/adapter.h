@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -61,7 +62,7 @@ class Adapter {
   std::shared_ptr<const void> owner_;  // keeps the views alive
 };
 
-// Collects owned fp32 factors into an Adapter.
+// Collects fp32 factors into an Adapter.
 class AdapterBuilder {
  public:
   AdapterBuilder();
@@ -73,6 +74,13 @@ class AdapterBuilder {
            std::vector<float> a, std::vector<float> b);
   // Of the module added last; [out].
   void AddMagnitude(std::vector<float> magnitude);
+  // Numbers that `keeper` keeps alive and that nothing writes to any more.
+  struct SharedValues {
+    std::span<const float> a, b, magnitude;  // the last may be empty
+    std::shared_ptr<const void> keeper;
+  };
+  void AddShared(std::string module, int64_t rank, int64_t out, int64_t in, double alpha, double scaling,
+                 const SharedValues& values);
   Adapter Build() &&;
 
  private:

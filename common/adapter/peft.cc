@@ -10,6 +10,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
 #include "common/adapter/adapter.h"
+#include "common/runtime/pending_file.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -96,8 +97,16 @@ absl::Status Convert(const format::TensorView& view, format::DType dtype, std::s
   return format::FromFloat(values, dtype, std::as_writable_bytes(std::span(storage)));
 }
 
-absl::StatusOr<std::string> TensorBytes(const Adapter& adapter, const PeftWriteOptions& options) {
-  std::vector<format::TensorView> views;
+// What a file of tensors holds, in order.
+struct TensorFile {
+  std::string preamble;
+  std::vector<format::TensorView> tensors;
+  std::vector<std::string> storage;  // of tensors that are stored in another type
+};
+
+absl::StatusOr<TensorFile> TensorFileOf(const Adapter& adapter, const PeftWriteOptions& options) {
+  TensorFile file;
+  std::vector<format::TensorView>& views = file.tensors;
   for (const Factors& factors : adapter.modules()) {
     if (factors.rank == 0) continue;
     views.push_back(factors.a);
@@ -108,16 +117,17 @@ absl::StatusOr<std::string> TensorBytes(const Adapter& adapter, const PeftWriteO
     views.push_back(factors.magnitude);
     views.back().name = PeftMagnitudeName(factors.module);
   }
-  std::vector<std::string> storage(views.size());
+  file.storage.resize(views.size());
   for (size_t i = 0; i < views.size(); ++i) {
     if (views[i].dtype == options.dtype) continue;
-    STRATA_RETURN_IF_ERROR(Convert(views[i], options.dtype, storage[i]));
-    views[i].data = std::as_bytes(std::span(storage[i]));
+    STRATA_RETURN_IF_ERROR(Convert(views[i], options.dtype, file.storage[i]));
+    views[i].data = std::as_bytes(std::span(file.storage[i]));
     views[i].dtype = options.dtype;
   }
   std::map<std::string, std::string> metadata = options.metadata;
   metadata["format"] = "pt";
-  return format::SerializeSafetensors(std::move(views), metadata);
+  file.preamble = format::SafetensorsPreamble(views, metadata);
+  return file;
 }
 
 absl::Status CheckSupported(const PeftConfig& config, std::string_view place) {
@@ -166,14 +176,23 @@ std::string PeftConfigJson(const Adapter& adapter, const PeftWriteOptions& optio
 }
 
 std::string PeftTensorBytes(const Adapter& adapter, const PeftWriteOptions& options) {
-  return TensorBytes(adapter, options).value_or("");
+  const absl::StatusOr<TensorFile> file = TensorFileOf(adapter, options);
+  if (!file.ok()) return "";
+  std::string bytes = file->preamble;
+  for (const format::TensorView& tensor : file->tensors)
+    bytes.append(reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size());
+  return bytes;
 }
 
 absl::Status WritePeft(runtime::FileSystem& files, const std::string& directory, const Adapter& adapter,
                        const PeftWriteOptions& options) {
-  STRATA_ASSIGN_OR_RETURN(const std::string tensors, TensorBytes(adapter, options));
+  STRATA_ASSIGN_OR_RETURN(const TensorFile tensors, TensorFileOf(adapter, options));
   STRATA_RETURN_IF_ERROR(files.MakeDirectories(directory));
-  STRATA_RETURN_IF_ERROR(files.WriteFile(runtime::JoinPath(directory, kTensorFile), tensors));
+  STRATA_ASSIGN_OR_RETURN(runtime::PendingFile file,
+                          runtime::PendingFile::Create(files, runtime::JoinPath(directory, kTensorFile)));
+  STRATA_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(tensors.preamble))));
+  for (const format::TensorView& tensor : tensors.tensors) STRATA_RETURN_IF_ERROR(file.Append(tensor.data));
+  STRATA_RETURN_IF_ERROR(std::move(file).Commit());
   return files.WriteFile(runtime::JoinPath(directory, kConfigFile), PeftConfigJson(adapter, options));
 }
 
