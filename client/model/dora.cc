@@ -7,8 +7,8 @@
 namespace strata::model {
 namespace {
 
-// Of a weight's elements widened at a time. Few, for the heap's sake: what is kept of an adapter is taken in between, lies
-// in the holes that these temporaries leave, and large ones find no place again.
+// Of a weight's elements widened at a time. Few, for the heap's sake: what is kept of an adapter is taken in between,
+// lies in the holes that these temporaries leave, and large ones find no place again.
 constexpr int64_t kBlockElements = int64_t{1} << 15;
 constexpr int64_t kDeviceRows = 256;
 constexpr int64_t kTokensAtOnce = 64;
