@@ -7,7 +7,10 @@
 namespace strata::model {
 namespace {
 
-constexpr int64_t kBlockRows = 256;
+// Of a weight's elements widened at a time. Few, for the heap's sake: what is kept of an adapter is taken in between,
+// lies in the holes that these temporaries leave, and large ones find no place again.
+constexpr int64_t kBlockElements = int64_t{1} << 15;
+constexpr int64_t kDeviceRows = 256;
 constexpr int64_t kTokensAtOnce = 64;
 
 // value / norm; `otherwise` where the norm is 0.
@@ -39,8 +42,9 @@ Addition AdditionOf(const HeldMatrix& weight, const SideFactors& factors) {
 at::Tensor RowNorms(const HeldMatrix& weight, std::span<const Addition> added) {
   const at::Tensor gain = GainOf(added);
   at::Tensor norms = at::empty({weight.rows()}, at::TensorOptions().dtype(at::kDouble).device(weight.device()));
-  for (int64_t first = 0; first < weight.rows(); first += kBlockRows) {
-    const int64_t count = std::min(kBlockRows, weight.rows() - first);
+  const int64_t at_once = weight.device().is_cpu() ? std::max<int64_t>(kBlockElements / weight.cols(), 1) : kDeviceRows;
+  for (int64_t first = 0; first < weight.rows(); first += at_once) {
+    const int64_t count = std::min(at_once, weight.rows() - first);
     at::Tensor rows = weight.Widened(first, count);
     if (gain.defined()) rows = rows * gain.narrow(0, first, count).unsqueeze(1);
     for (const Addition& one : added) rows = at::addmm(rows, one.b.narrow(0, first, count), one.a);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "client/model/device.h"
 #include "client/model/family.h"
 #include "client/model/gemm.h"
 #include "client/model/host_layers.h"
@@ -65,9 +64,10 @@ uint64_t ElementBytes(const config::TrainOptions& options) {
 }
 
 // What the base may be held in, in the order of trying.
-std::vector<config::BaseDType> BasesOf(const config::TrainOptions& options) {
+std::vector<config::BaseDType> BasesOf(const PlannedRun& run) {
+  const config::TrainOptions& options = run.options;
   std::vector<config::BaseDType> bases = {options.precision().base};
-  if (options.base_dtype.has_value() || (OnDevice(options) && !model::HasCudaKernels())) return bases;
+  if (options.base_dtype.has_value() || (OnDevice(options) && !run.cuda_kernels)) return bases;
   for (const auto base : {config::BaseDType::kBf16, config::BaseDType::kInt8, config::BaseDType::kNf4}) {
     if (base > bases.back()) bases.push_back(base);
   }
@@ -173,7 +173,7 @@ MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const
 
 absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun& run) {
   const uint64_t limit = run.options.max_memory;
-  const std::vector<config::BaseDType> bases = BasesOf(run.options);
+  const std::vector<config::BaseDType> bases = BasesOf(run);
   const StepShape asked = AskedShape(run.options);
   run.options.base_dtype = bases.front();
   if (asked.host_layers > 0 && !OnDevice(run.options)) {
@@ -200,7 +200,7 @@ absl::StatusOr<StepShape> ChooseShape(const model::ModelFiles& model, PlannedRun
       }
     }
   }
-  const bool may_stay = OnDevice(run.options) && model::HasCudaKernels();
+  const bool may_stay = OnDevice(run.options) && run.cuda_kernels;
   while (may_stay && candidate.host_layers < model.config().num_layers) {
     ++candidate.host_layers;
     least = NeedsOf(model, run, candidate).peak();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/model/device.h"
 #include "client/model/model_files.h"
 #include "client/train/local_trainer.h"
 #include "client/train/micro_batches.h"
@@ -43,6 +44,8 @@ struct PlannedRun {
   config::TrainOptions options;
   std::vector<Target> targets;
   std::vector<Target> frozen = {};  // C_t's factors; several of one module add up
+  // Whether a CUDA device has this project's kernels, which a base_dtype other than dtype and host_layers need.
+  bool cuda_kernels = model::HasCudaKernels();
 };
 
 MemoryNeeds NeedsOf(const model::ModelFiles& model, const PlannedRun& run, const StepShape& shape);

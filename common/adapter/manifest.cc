@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "common/config/options.h"
 #include "common/secure/digest.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
@@ -17,7 +18,6 @@ namespace {
 constexpr uint32_t kFormat = 1;
 constexpr size_t kDigestBytes = 32;
 constexpr size_t kAssignmentBytes = 16;
-constexpr uint32_t kMaxRank = 1 << 20;
 
 absl::Status CheckLength(std::string_view field, std::string_view value, size_t expected) {
   if (value.empty() || value.size() == expected) return absl::OkStatus();
@@ -42,7 +42,7 @@ absl::StatusOr<PairBlock> ParseBlock(const v1::Block& block) {
     return fault("variant '", block.slot().variant(), "' is not understood, expected none");
   }
   if (block.tensors_size() != 2) return fault("has ", block.tensors_size(), " tensors, a PAIR has two");
-  if (block.rank() > kMaxRank) return fault("rank ", block.rank(), " is over ", kMaxRank);
+  if (block.rank() > config::kMaxRank) return fault("rank ", block.rank(), " is over ", config::kMaxRank);
   if (!std::isfinite(block.scaling())) return fault("scaling ", block.scaling(), " is not finite");
   if (!std::isfinite(block.alpha())) return fault("alpha ", block.alpha(), " is not finite");
   return PairBlock{.module = module,

@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
 #include "common/adapter/adapter.h"
+#include "common/config/options.h"
 #include "common/status/cat.h"
 #include "common/status/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -16,8 +17,6 @@ namespace strata::adapter {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr double kMaxRank = 1 << 20;
 
 // Reads typed keys of one object; null and absent are the same, as PEFT's releases differ in which they write.
 class ConfigReader {
@@ -95,7 +94,7 @@ class ConfigReader {
     out = value.get<double>();
   }
   void Rank(const std::string& key, const Json& value, uint32_t& out) {
-    if (!value.is_number_unsigned() || value.get<double>() < 1 || value.get<double>() > kMaxRank) {
+    if (!value.is_number_unsigned() || value.get<double>() < 1 || value.get<double>() > config::kMaxRank) {
       return Fault(key, "a rank (an integer of at least 1)", value);
     }
     out = value.get<uint32_t>();

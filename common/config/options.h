@@ -29,6 +29,9 @@ struct ModuleSelector {
   bool empty() const { return !all_linear && expression.empty() && suffixes.empty(); }
 };
 
+// No adapter's rank is larger, asked for or read: products of sizes stay far below 64 bits.
+inline constexpr uint32_t kMaxRank = 1 << 20;
+
 struct AdapterOptions {
   uint32_t rank = 8;
   double alpha = 8;

@@ -13,7 +13,6 @@ namespace {
 
 // Rows of a step are counted in 32 bits.
 constexpr uint64_t kMaxStepRows = UINT32_MAX;
-constexpr uint32_t kMaxRank = 1 << 20;  // as adapters are read with
 
 ModuleSelector ReadSelector(const google::protobuf::RepeatedPtrField<std::string>& names, bool one_string,
                             bool is_target, const Section& section) {

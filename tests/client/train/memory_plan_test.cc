@@ -6,6 +6,9 @@
 
 #include "client/model/transformer.h"
 #include "client/peft/adapter_state.h"
+#include "client/train/training_loop.h"
+#include "common/status/cat.h"
+#include "tests/client/model/model_folder.h"
 #include "tests/client/train/small_run.h"
 
 namespace strata::train {
@@ -158,6 +161,79 @@ TEST_F(MemoryPlanTest, LayersOnTheHostVisitTwoPlaces) {
   EXPECT_THAT(ChooseShape(*model_, run_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("found 1000")));
   run_.options.device = "cpu";
   EXPECT_THAT(ChooseShape(*model_, run_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("CUDA devices")));
+}
+
+// On a device, for which nothing but its name is needed: a model of six layers.
+class HostLayersPlanTest : public MemoryPlanTest {
+ protected:
+  void SetUp() override {
+    MemoryPlanTest::SetUp();
+    folder_.Replace("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 6");
+    folder_.Edit("model.safetensors", [](std::vector<format::TensorView>& tensors) {
+      const std::string last = "layers.1.";
+      const size_t count = tensors.size();
+      for (size_t i = 0; i < count; ++i) {
+        const size_t at = tensors[i].name.find(last);
+        if (at == std::string::npos) continue;
+        for (int layer = 2; layer < kLayers; ++layer) {
+          format::TensorView copy = tensors[i];
+          copy.name.replace(at, last.size(), Cat("layers.", layer, "."));
+          tensors.push_back(std::move(copy));
+        }
+      }
+    });
+    ASSERT_OK_AND_ASSIGN(model_, model::ModelFiles::Open(folder_.files(), "/m"));
+    ASSERT_EQ(model_->config().num_layers, kLayers);
+    run_.options.device = "cuda:0";
+    run_.options.base_dtype = config::BaseDType::kFp32;
+    run_.cuda_kernels = true;
+  }
+  uint64_t PeakWith(int64_t host_layers) {
+    return Peak({.micro_batch_tokens = 256, .recompute = true, .host_layers = host_layers});
+  }
+  absl::StatusOr<StepShape> Choose(uint64_t limit) {
+    run_.options.max_memory = limit;
+    return ChooseShape(*model_, run_);
+  }
+
+  static constexpr int64_t kLayers = 6;
+  model::ModelFolder folder_{"llama"};
+};
+
+// Two layers have places on the device in any case, so that three are the fewest that spare memory.
+TEST_F(HostLayersPlanTest, NoMoreLayersGoToTheHostThanItTakes) {
+  ASSERT_OK_AND_ASSIGN(const StepShape none, Choose(PeakWith(0)));
+  EXPECT_EQ(none.host_layers, 0);
+  for (int64_t n = 3; n <= kLayers; ++n) {
+    SCOPED_TRACE(n);
+    ASSERT_LT(PeakWith(n), PeakWith(n - 1));
+    for (const uint64_t limit : {PeakWith(n), PeakWith(n - 1) - 1}) {
+      ASSERT_OK_AND_ASSIGN(const StepShape chosen, Choose(limit));
+      EXPECT_EQ(chosen.host_layers, n);
+      EXPECT_TRUE(chosen.recompute);
+      EXPECT_EQ(chosen.micro_batch_tokens, 256U);
+      EXPECT_THAT(FittedNote(chosen, run_.options.precision()).detail, HasSubstr(Cat("host_layers ", n)));
+    }
+  }
+  EXPECT_THAT(Choose(PeakWith(kLayers) - 1), StatusIs(absl::StatusCode::kResourceExhausted));
+}
+
+TEST_F(HostLayersPlanTest, WhatIsAskedForIsTheFewest) {
+  run_.options.host_layers = 5;
+  ASSERT_OK_AND_ASSIGN(const StepShape asked, Choose(PeakWith(0)));
+  EXPECT_EQ(asked.host_layers, 5);
+  ASSERT_OK_AND_ASSIGN(const StepShape more, Choose(PeakWith(5) - 1));
+  EXPECT_EQ(more.host_layers, 6);
+}
+
+TEST_F(HostLayersPlanTest, WithoutKernelsOrADeviceNoLayerGoesThere) {
+  const uint64_t limit = PeakWith(0) - 1;
+  run_.cuda_kernels = false;
+  EXPECT_THAT(Choose(limit), StatusIs(absl::StatusCode::kResourceExhausted));
+  run_.cuda_kernels = true;
+  EXPECT_OK(Choose(limit));
+  run_.options.device = "cpu";
+  EXPECT_THAT(Choose(PeakWith(0) - 1), StatusIs(absl::StatusCode::kResourceExhausted));
 }
 
 TEST_F(MemoryPlanTest, ALimitChangesNoLossBeyondRounding) {
