@@ -2,12 +2,14 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <c10/core/AllocatorConfig.h>
 #include <dlfcn.h>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "client/model/torch_guard.h"
+#include "common/runtime/process.h"
 
 namespace strata::model {
 namespace {
@@ -64,6 +66,15 @@ absl::Status LoadCudaLibrary() {
   return absl::OkStatus();
 }
 
+// Segments that grow are filled to the end: of a model that is larger than its max_memory LibTorch's own kept some 5 %
+// empty. What the user told LibTorch stands.
+void GrowSegments() {
+  for (const char* name : {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}) {
+    if (!runtime::EnvironmentVariable(name).empty()) return;
+  }
+  c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+}
+
 absl::StatusOr<at::Device> Cuda(int index) {
   const CudaFound found = AskDriver(index);
   if (!found.usable)
@@ -72,6 +83,7 @@ absl::StatusOr<at::Device> Cuda(int index) {
   if (absl::Status status = LoadCudaLibrary(); !status.ok()) return status;
   return TorchGuard("starting CUDA", [&]() -> absl::StatusOr<at::Device> {
     const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+    GrowSegments();
     at::zeros({1}, at::TensorOptions().device(device)).add_(1).cpu();
     return device;
   });

@@ -33,6 +33,17 @@ struct Widths {
   uint64_t scaled = 0;  // outputs kept for the magnitudes of one layer, on average
 };
 
+// Layers from the first that is trained on; those before it keep nothing.
+uint64_t LayersKept(const model::ModelConfig& config, const std::vector<Target>& targets) {
+  int64_t first = 0;
+  const auto trained = [&](int64_t layer) {
+    const std::string prefix = model::LayerPrefix(model::FamilyOf(config), layer);
+    return std::any_of(targets.begin(), targets.end(), [&](const Target& t) { return t.module.starts_with(prefix); });
+  };
+  while (first < config.num_layers && !trained(first)) ++first;
+  return static_cast<uint64_t>(config.num_layers - first);
+}
+
 Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& targets,
                 const std::vector<Target>& columns) {
   const auto wide = [](int64_t n) { return static_cast<uint64_t>(n); };
@@ -51,9 +62,12 @@ Widths WidthsOf(const model::ModelConfig& config, const std::vector<Target>& tar
     w.ranks += wide(t.rank);
     if (t.use_dora) w.scaled += wide(t.out);
   }
-  for (const Target& t : columns) w.ranks += wide(t.rank);
-  w.ranks /= std::max<uint64_t>(wide(config.num_layers), 1);
-  w.scaled /= std::max<uint64_t>(wide(config.num_layers), 1);
+  const uint64_t layers = std::max<uint64_t>(LayersKept(config, targets), 1);
+  w.ranks /= layers;
+  w.scaled /= layers;
+  uint64_t frozen = 0;
+  for (const Target& t : columns) frozen += wide(t.rank);
+  w.ranks += frozen / std::max<uint64_t>(wide(config.num_layers), 1);
   return w;
 }
 
@@ -108,7 +122,7 @@ uint64_t Activations(const model::ModelConfig& config, const PlannedRun& run, co
   const uint64_t element = ElementBytes(run.options);
   const uint64_t rows = run.options.pack ? std::max<uint64_t>(shape.micro_batch_tokens / run.options.max_length, 1) : 1;
   const uint64_t tokens = std::min<uint64_t>(rows, run.options.batch_size) * run.options.max_length;
-  const auto layers = static_cast<uint64_t>(config.num_layers);
+  const uint64_t layers = LayersKept(config, run.targets);
   const uint64_t layer =
       element * (2 * w.hidden + w.qkv + w.output + w.gate_up + w.normed + w.ranks + w.scaled) + 4 * (2 + w.heads);
   const uint64_t kept = shape.recompute ? layers * element * w.hidden + layer : layers * layer;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/model/model_tensors.h"
 #include "client/model/transformer.h"
 #include "client/peft/adapter_state.h"
 #include "client/train/training_loop.h"
@@ -47,6 +48,27 @@ TEST_F(MemoryPlanTest, WeightsAndAdapterAreWhatTheyTurnOutToBe) {
     const peft::AdapterState state(run_.targets, at::kCPU);
     EXPECT_EQ(NumParameters(run_.targets), state.ToAdapter().num_parameters());
   }
+}
+
+TEST_F(MemoryPlanTest, LayersBelowTheTrainedOnesKeepNothing) {
+  const std::vector<uint64_t> activations = [&] {
+    std::vector<uint64_t> of;
+    for (int64_t first = 0; first < model_->config().num_layers; ++first) {
+      of.push_back(NeedsOf(*model_, run_, {}).activations);
+      const std::string lowest = model::LayerPrefix(model::FamilyOf(model_->config()), first);
+      std::erase_if(run_.targets, [&](const Target& t) { return t.module.starts_with(lowest); });
+    }
+    return of;
+  }();
+  EXPECT_TRUE(run_.targets.empty());
+  const uint64_t untrained = NeedsOf(*model_, run_, {}).activations;
+  ASSERT_GE(activations.size(), 2U);
+  const uint64_t layer = activations[0] - activations[1];
+  for (size_t first = 1; first < activations.size(); ++first)
+    EXPECT_EQ(activations[first - 1] - activations[first], layer) << first;
+  // The adapter's columns beside those of a layer are few.
+  EXPECT_NEAR(static_cast<double>(activations.back() - untrained), static_cast<double>(layer),
+              0.1 * static_cast<double>(layer));
 }
 
 TEST_F(MemoryPlanTest, WithoutALimitTheOptionsDecide) {
