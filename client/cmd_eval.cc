@@ -176,7 +176,7 @@ absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& cand
   model::Transformer& model = *loaded->transformer;
   for (const Candidate& candidate : candidates) {
     STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> factors,
-                            ReadFrozen(runtime.files, candidate.directories, model.device()));
+                            ReadFrozen(runtime.files, candidate.directories, model));
     if (absl::Status status = model.SetBase(factors, model::BaseRoute::kByDtype); !status.ok())
       return Annotate(status, candidate.name);
     for (size_t i = 0; i < inputs.data.size(); ++i) {

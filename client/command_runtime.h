@@ -34,11 +34,11 @@ class Interruptible {
   runtime::SystemRuntime system_;
 };
 
-// The factors of PEFT directories, one after another: what they add up to. Errors of adapter::ReadPeft, naming the
-// directory.
+// The factors of PEFT directories, one after another, on the model's device: what they add up to. Errors of
+// adapter::ReadPeftFor, naming the directory.
 absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem& files,
                                                             const std::vector<std::string>& directories,
-                                                            at::Device device);
+                                                            const model::Transformer& model);
 
 // What ReadFrozen finds there, module by module. Its errors, and INVALID_ARGUMENT where they do not fit `modules`.
 absl::StatusOr<std::vector<train::Target>> PlanFrozen(runtime::FileSystem& files,

@@ -233,6 +233,28 @@ TEST_F(GenerateCommands, LossComesWithItsPerplexity) {
   EXPECT_THAT(full.out, HasSubstr("cannot write to standard output"));
 }
 
+TEST_F(GenerateCommands, AnAdapterThatContradictsItselfIsRefused) {
+  const std::filesystem::path adapter = folder_ / "adapter";
+  std::filesystem::copy(testing::GoldenDir("lora/llama-plain"), adapter);
+  std::ifstream in(adapter / "adapter_config.json");
+  json config = json::parse(in);
+  const auto eval = [&] {
+    return RunClient("", "eval --threads 1 --model " + folder_.string() + " --data " +
+                             Write("rows", "{\"input_ids\": [10, 11, 12]}\n") + " --adapter " + adapter.string());
+  };
+  EXPECT_EQ(eval().code, 0) << eval().out;
+  const auto with = [&](const std::string& key, const json& value) {
+    json changed = config;
+    changed[key] = value;
+    Write("adapter/adapter_config.json", changed.dump());
+    const ProgramResult result = eval();
+    EXPECT_EQ(result.code, 1);
+    return result.out;
+  };
+  EXPECT_THAT(with("r", config["r"].get<int>() + 1), HasSubstr("adapter_config.json says"));
+  EXPECT_THAT(with("target_modules", "all-linear"), HasSubstr("has no factors of"));
+}
+
 TEST_F(GenerateCommands, ATokenizerOfAnotherModelIsNamedOnceAndAddedTokensMayGoBeyond) {
   json tokenizer = json::parse(std::ifstream(folder_ / "tokenizer.json"));
   tokenizer["added_tokens"] = {{{"content", "[image]"}, {"id", 320}, {"special", true}}};
