@@ -233,6 +233,22 @@ TEST_F(GenerateCommands, LossComesWithItsPerplexity) {
   EXPECT_THAT(full.out, HasSubstr("cannot write to standard output"));
 }
 
+TEST_F(GenerateCommands, ALossThatIsNoNumberIsAFailureThatNamesItsRowsAndTheTensor) {
+  // The file's last number.
+  std::fstream file(folder_ / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-4, std::ios::end);
+  file.write("\xff\xff\xff\xff", 4);
+  file.close();
+  const std::string rows = Write("rows", "{\"input_ids\": [10, 11, 12]}\n{\"input_ids\": [13, 14]}\n");
+  const ProgramResult loss = RunClient("", "eval --threads 1 --model " + folder_.string() + " --data " + rows);
+  EXPECT_EQ(loss.code, 1);
+  EXPECT_THAT(loss.out, AllOf(HasSubstr("rows: the loss is not finite in 2 of 2 scored rows (number 1, 2): tensor '"),
+                              HasSubstr("/model.safetensors holds elements that are not finite")));
+  const ProgramResult choices = Choices("{\"question\": \"abc\", \"choices\": [\"d\", \"xyz\"], \"answer\": 0}\n");
+  EXPECT_EQ(choices.code, 1);
+  EXPECT_THAT(choices.out, HasSubstr("(number 1): tensor '"));
+}
+
 TEST_F(GenerateCommands, AnAdapterThatContradictsItselfIsRefused) {
   const std::filesystem::path adapter = folder_ / "adapter";
   std::filesystem::copy(testing::GoldenDir("lora/llama-plain"), adapter);
