@@ -174,6 +174,7 @@ Outcome PlanTargets(const TrainFlags& flags, const config::TrainOptions& options
     auto planned = peft::PlanLora(options.adapter, modules);
     if (!planned.ok()) return {planned.status(), true};
     plan.targets = *std::move(planned);
+    if (flags.worker == 0) NoteIdleTargets(options.adapter, modules);
   }
   plan.use_rslora = options.adapter.use_rslora;
   if (flags.init_adapter.empty()) return {};

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "client/model/processor.h"
 #include "client/model/torch_guard.h"
 #include "client/peft/adapter_state.h"
@@ -70,6 +71,13 @@ absl::StatusOr<std::vector<train::Target>> PlanFrozen(runtime::FileSystem& files
     all.insert(all.end(), part->begin(), part->end());
   }
   return all;
+}
+
+void NoteIdleTargets(const config::AdapterOptions& options, const std::vector<config::ModuleShape>& modules) {
+  const std::vector<std::string> idle = peft::IdleTargets(options, modules);
+  if (idle.empty()) return;
+  std::cerr << "note: adapter: no linear module of the model is called " << absl::StrJoin(idle, ", ")
+            << " (target_modules)\n";
 }
 
 absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files, const std::string& path) {

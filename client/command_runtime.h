@@ -45,6 +45,9 @@ absl::StatusOr<std::vector<train::Target>> PlanFrozen(runtime::FileSystem& files
                                                       const std::vector<std::string>& directories,
                                                       const std::vector<config::ModuleShape>& modules);
 
+// Says on standard error which names of target_modules no module of the model has, though others do.
+void NoteIdleTargets(const config::AdapterOptions& options, const std::vector<config::ModuleShape>& modules);
+
 // train.yaml from a file, from standard input (-), or the defaults (no path). Faults: INVALID_ARGUMENT.
 absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files, const std::string& path);
 
