@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "client/data/chat_template.h"
 #include "client/data/choices.h"
 #include "client/data/row_reader.h"
+#include "client/model/non_finite.h"
 #include "client/train/choices.h"
 #include "client/train/evaluation.h"
 #include "client/train/loaded_model.h"
@@ -113,6 +115,33 @@ Score ScoreOf(const train::ChoiceResult& result) {
           .is_choices = true};
 }
 
+bool IsFinite(const train::RowLoss& row) { return std::isfinite(row.nll); }
+bool IsFinite(const train::ScoredRow& row) {
+  return std::all_of(row.log_likelihoods.begin(), row.log_likelihoods.end(), [](double x) { return std::isfinite(x); });
+}
+
+// OUT_OF_RANGE: a score that is no number, with its rows and, where the weights are to blame, with one of them.
+template <typename Row>
+absl::Status CheckFinite(const std::vector<Row>& rows, const std::string& path, const EvalFlags& flags,
+                         const model::ModelFiles& model) {
+  constexpr size_t kMost = 10;
+  std::vector<std::string> named;
+  size_t count = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (IsFinite(rows[i])) continue;
+    if (++count <= kMost) named.push_back(std::to_string(i + 1));
+  }
+  if (count == 0) return absl::OkStatus();
+  if (count > kMost) named.push_back(Cat("and ", count - kMost, " more"));
+  std::string why = model::NonFiniteWeight(model);
+  if (why.empty()) {
+    why = Cat("weights and adapters are finite, what is computed with them overflows",
+              flags.dtype == "fp32" ? "" : "; use --dtype fp32");
+  }
+  return absl::OutOfRangeError(Cat(path, ": the loss is not finite in ", count, " of ", rows.size(),
+                                   " scored rows (number ", absl::StrJoin(named, ", "), "): ", why));
+}
+
 void Print(const EvalFlags& flags, const Candidate& candidate, const std::string& file, Score score) {
   const bool several = flags.data.size() + flags.choices.size() > 1 || !flags.adapters_file.empty();
   if (flags.format == "text" || (flags.format.empty() && !score.is_choices)) {
@@ -176,15 +205,18 @@ absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& cand
   model::Transformer& model = *loaded->transformer;
   for (const Candidate& candidate : candidates) {
     STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> factors,
-                            ReadFrozen(runtime.files, candidate.directories, model.device()));
+                            ReadFrozen(runtime.files, candidate.directories, model));
     if (absl::Status status = model.SetBase(factors, model::BaseRoute::kByDtype); !status.ok())
       return Annotate(status, candidate.name);
     for (size_t i = 0; i < inputs.data.size(); ++i) {
       STRATA_ASSIGN_OR_RETURN(const auto result, train::EvaluateRows(model, inputs.data[i].rows, keep_going));
+      STRATA_RETURN_IF_ERROR(Annotate(CheckFinite(result.rows, flags.data[i], flags, model.files()), candidate.name));
       Print(flags, candidate, flags.data[i], ScoreOf(result));
     }
     for (size_t i = 0; i < inputs.choices.size(); ++i) {
       STRATA_ASSIGN_OR_RETURN(const auto result, train::ScoreChoices(model, inputs.choices[i].rows, keep_going));
+      STRATA_RETURN_IF_ERROR(
+          Annotate(CheckFinite(result.rows, flags.choices[i], flags, model.files()), candidate.name));
       Print(flags, candidate, flags.choices[i], ScoreOf(result));
     }
   }

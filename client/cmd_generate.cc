@@ -101,7 +101,7 @@ absl::Status RunGenerate(GenerateFlags flags, const config::Precision& precision
   STRATA_ASSIGN_OR_RETURN(const at::Device device, model::ResolveDevice(flags.device));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<model::Transformer> model,
                           model::Transformer::Load(std::move(files), precision, device, flags.threads));
-  STRATA_ASSIGN_OR_RETURN(const auto factors, ReadFrozen(runtime.files, flags.adapters, device));
+  STRATA_ASSIGN_OR_RETURN(const auto factors, ReadFrozen(runtime.files, flags.adapters, *model));
   STRATA_RETURN_IF_ERROR(model->SetBase(factors, model::BaseRoute::kByDtype));
   return generate::Generate(*model, *tokenizer, prompts, flags.options, EventsOf(flags, prompts.size(), session));
 }

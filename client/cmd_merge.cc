@@ -97,7 +97,7 @@ absl::Status Run(const MergeFlags& flags) {
   STRATA_ASSIGN_OR_RETURN(const auto model, model::ModelFiles::Open(files, flags.model));
   std::vector<adapter::Adapter> adapters;
   for (const std::string& directory : flags.adapters) {
-    STRATA_ASSIGN_OR_RETURN(auto read, adapter::ReadPeft(files, directory));
+    STRATA_ASSIGN_OR_RETURN(auto read, adapter::ReadPeftFor(model->LinearModules(), files, directory));
     adapters.push_back(std::move(read.first));
   }
   STRATA_ASSIGN_OR_RETURN(const exporting::MergedModel merged, exporting::MergedModel::Of(*model, adapters));

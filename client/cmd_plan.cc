@@ -30,6 +30,7 @@ absl::Status Plan(const PlanFlags& flags, const config::TrainOptions& options, r
   train::PlannedRun run{.options = options, .targets = {}};
   run.options.device = train::DeviceOf(options.device);
   STRATA_ASSIGN_OR_RETURN(run.targets, peft::PlanLora(options.adapter, model->LinearModules()));
+  NoteIdleTargets(options.adapter, model->LinearModules());
   STRATA_ASSIGN_OR_RETURN(run.frozen, PlanFrozen(files, flags.base_adapters, model->LinearModules()));
   STRATA_ASSIGN_OR_RETURN(const train::StepShape shape, train::ChooseShape(*model, run));
   const train::MemoryNeeds needs = train::NeedsOf(*model, run, shape);

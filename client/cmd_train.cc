@@ -174,10 +174,11 @@ Outcome PlanTargets(const TrainFlags& flags, const config::TrainOptions& options
     auto planned = peft::PlanLora(options.adapter, modules);
     if (!planned.ok()) return {planned.status(), true};
     plan.targets = *std::move(planned);
+    if (flags.worker == 0) NoteIdleTargets(options.adapter, modules);
   }
   plan.use_rslora = options.adapter.use_rslora;
   if (flags.init_adapter.empty()) return {};
-  auto read = adapter::ReadPeft(files, flags.init_adapter);
+  auto read = adapter::ReadPeftFor(modules, files, flags.init_adapter);
   if (!read.ok()) return {Annotate(read.status(), "--init-adapter"), false};
   auto planned = peft::PlanFromAdapter(read->first, modules);
   if (!planned.ok()) return {Annotate(planned.status(), "--init-adapter " + flags.init_adapter), true};
@@ -264,8 +265,7 @@ absl::StatusOr<Standing> FindRun(const TrainFlags& flags, const config::TrainOpt
 absl::StatusOr<std::unique_ptr<peft::AdapterState>> SetUp(const TrainFlags& flags, const config::TrainOptions& options,
                                                           Plan& plan, runtime::FileSystem& files,
                                                           model::Transformer& model) {
-  STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> base,
-                          ReadFrozen(files, flags.base_adapters, model.device()));
+  STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> base, ReadFrozen(files, flags.base_adapters, model));
   STRATA_RETURN_IF_ERROR(model.SetBase(base, model::BaseRoute::kByDtype));
   std::unique_ptr<peft::AdapterState> state;
   STRATA_RETURN_IF_ERROR(model::TorchGuard("setting up the adapter", [&]() -> absl::Status {

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "client/model/processor.h"
 #include "client/model/torch_guard.h"
 #include "client/peft/adapter_state.h"
@@ -46,12 +47,13 @@ void Interruptible::Watch() {
 
 absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem& files,
                                                             const std::vector<std::string>& directories,
-                                                            at::Device device) {
+                                                            const model::Transformer& model) {
   std::vector<model::NamedFactors> all;
+  const std::vector<config::ModuleShape> modules = model.files().LinearModules();
   for (const std::string& directory : directories) {
-    STRATA_ASSIGN_OR_RETURN(const auto read, adapter::ReadPeft(files, directory));
+    STRATA_ASSIGN_OR_RETURN(const auto read, adapter::ReadPeftFor(modules, files, directory));
     STRATA_ASSIGN_OR_RETURN(std::vector<model::NamedFactors> part, model::TorchGuard("reading " + directory, [&] {
-                              return peft::FrozenFactors(read.first, device);
+                              return peft::FrozenFactors(read.first, model.device());
                             }));
     for (model::NamedFactors& f : part) all.push_back(std::move(f));
   }
@@ -63,12 +65,19 @@ absl::StatusOr<std::vector<train::Target>> PlanFrozen(runtime::FileSystem& files
                                                       const std::vector<config::ModuleShape>& modules) {
   std::vector<train::Target> all;
   for (const std::string& directory : directories) {
-    STRATA_ASSIGN_OR_RETURN(const auto read, adapter::ReadPeft(files, directory));
+    STRATA_ASSIGN_OR_RETURN(const auto read, adapter::ReadPeftFor(modules, files, directory));
     auto part = peft::PlanFromAdapter(read.first, modules);
     if (!part.ok()) return Annotate(part.status(), directory);
     all.insert(all.end(), part->begin(), part->end());
   }
   return all;
+}
+
+void NoteIdleTargets(const config::AdapterOptions& options, const std::vector<config::ModuleShape>& modules) {
+  const std::vector<std::string> idle = peft::IdleTargets(options, modules);
+  if (idle.empty()) return;
+  std::cerr << "note: adapter: no linear module of the model is called " << absl::StrJoin(idle, ", ")
+            << " (target_modules)\n";
 }
 
 absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files, const std::string& path) {

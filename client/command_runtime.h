@@ -34,16 +34,19 @@ class Interruptible {
   runtime::SystemRuntime system_;
 };
 
-// The factors of PEFT directories, one after another: what they add up to. Errors of adapter::ReadPeft, naming the
-// directory.
+// The factors of PEFT directories, one after another, on the model's device: what they add up to. Errors of
+// adapter::ReadPeftFor, naming the directory.
 absl::StatusOr<std::vector<model::NamedFactors>> ReadFrozen(runtime::FileSystem& files,
                                                             const std::vector<std::string>& directories,
-                                                            at::Device device);
+                                                            const model::Transformer& model);
 
 // What ReadFrozen finds there, module by module. Its errors, and INVALID_ARGUMENT where they do not fit `modules`.
 absl::StatusOr<std::vector<train::Target>> PlanFrozen(runtime::FileSystem& files,
                                                       const std::vector<std::string>& directories,
                                                       const std::vector<config::ModuleShape>& modules);
+
+// Says on standard error which names of target_modules no module of the model has, though others do.
+void NoteIdleTargets(const config::AdapterOptions& options, const std::vector<config::ModuleShape>& modules);
 
 // train.yaml from a file, from standard input (-), or the defaults (no path). Faults: INVALID_ARGUMENT.
 absl::StatusOr<config::TrainOptions> ReadTrainOptions(runtime::FileSystem& files, const std::string& path);

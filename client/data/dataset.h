@@ -32,7 +32,8 @@ struct DatasetOptions {
 //   {"prompt", "completion"}, both lists of messages: one conversation, the completion's turns to be learned;
 //   {"prompt", "completion"}: tokenised apart and joined, special tokens at the prompt only, EOS behind the completion,
 //   the prompt masked;
-//   {"input_ids"[, "labels"][, "position_ids"]}: as they are; labels default to the ids.
+//   {"input_ids"[, "labels"][, "position_ids"][, "attention_mask"]}: as they are, without the padding at either end
+//   that the mask has zeros for; labels default to the ids.
 // Other keys are not looked at. A tokenizer without EOS adds none.
 struct Dataset {
   Rows rows;

@@ -1,5 +1,7 @@
 #include "client/data/row_reader.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "client/data/chat_rows.h"
@@ -142,7 +144,28 @@ absl::StatusOr<Example> RowReader::FromIds(const OrderedJson& row) const {
   if (example.labels.size() != example.ids.size()) {
     return Fault(Cat(example.ids.size(), " input_ids, but ", example.labels.size(), " labels"));
   }
+  STRATA_RETURN_IF_ERROR(DropPadding(row, example));
   return example;
+}
+
+// A row stands for its tokens alone: what a mask leaves out of it can only be padding at its ends.
+absl::Status RowReader::DropPadding(const OrderedJson& row, Example& example) const {
+  if (!row.contains("attention_mask")) return absl::OkStatus();
+  STRATA_ASSIGN_OR_RETURN(const std::vector<int32_t> mask, Integers(row, "attention_mask", 0, 2));
+  if (mask.size() != example.ids.size()) {
+    return Fault(Cat(example.ids.size(), " input_ids, but ", mask.size(), " of attention_mask"));
+  }
+  const auto begin = std::find(mask.begin(), mask.end(), 1);
+  const auto end = std::find(mask.rbegin(), std::make_reverse_iterator(begin), 1).base();
+  if (const auto hole = std::find(begin, end, 0); hole != end) {
+    return Fault(Cat("'attention_mask'[", hole - mask.begin(),
+                     "] is 0 between ones: only padding at the ends of a row is left out"));
+  }
+  for (std::vector<int32_t>* values : {&example.ids, &example.labels, &example.position_ids}) {
+    if (values->size() != mask.size()) continue;
+    *values = {values->begin() + (begin - mask.begin()), values->begin() + (end - mask.begin())};
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Example> RowReader::Read(const OrderedJson& row) const {
@@ -200,9 +223,11 @@ absl::StatusOr<std::vector<int32_t>> RowReader::ReadPrompt(const OrderedJson& ro
     return PromptOfChat(turns);
   }
   if (ids) {
-    STRATA_ASSIGN_OR_RETURN(std::vector<int32_t> values, Integers(row, "input_ids", 0, id_bound()));
-    if (values.empty()) return Fault("'input_ids' is empty");
-    return values;
+    Example prompt;
+    STRATA_ASSIGN_OR_RETURN(prompt.ids, Integers(row, "input_ids", 0, id_bound()));
+    STRATA_RETURN_IF_ERROR(DropPadding(row, prompt));
+    if (prompt.ids.empty()) return Fault("'input_ids' is empty");
+    return prompt.ids;
   }
   STRATA_ASSIGN_OR_RETURN(const std::string value, Text(row, prompt ? "prompt" : "text"));
   return ReadPromptText(value, form);

@@ -41,7 +41,7 @@ struct RowReader {
   absl::StatusOr<Example> Read(const OrderedJson& row) const;
   // What a model is to go on from: {"prompt"} or {"text"}, with the post-processor's special tokens; {"messages"}, or a
   // {"prompt"} that is a list of them, as the chat template writes them, with the beginning of the assistant's turn
-  // unless "add_generation_prompt" is false; or {"input_ids"}. Never empty.
+  // unless "add_generation_prompt" is false; or {"input_ids"[, "attention_mask"]}. Never empty.
   absl::StatusOr<std::vector<int32_t>> ReadPrompt(const OrderedJson& row, PromptForm form) const;
   // A text without tokens is BOS.
   absl::StatusOr<std::vector<int32_t>> ReadPromptText(const std::string& text, PromptForm form) const;
@@ -54,6 +54,7 @@ struct RowReader {
   absl::StatusOr<Example> FromCompletion(const std::string& prompt, const std::string& completion) const;
   absl::StatusOr<Example> FromMessages(const ChatRow& row) const;
   absl::StatusOr<Example> FromIds(const OrderedJson& row) const;
+  absl::Status DropPadding(const OrderedJson& row, Example& example) const;
   absl::StatusOr<std::vector<int32_t>> PromptOfChat(const ChatRow& row) const;
   absl::StatusOr<ChoiceRow::Choice> ReadChoice(const std::string& text) const;
   absl::Status NeedTokenizer() const;

@@ -24,17 +24,17 @@ Family Llama() {
 
 Family Mistral() {
   return {.hf_class = "MistralForCausalLM",
-          .defaults = {.architecture = "mistral"},
+          .defaults = {.architecture = "mistral", .num_kv_heads = 8},
           .linears = kSplitLinears,
           .norms = kTwoNorms,
-          .windows = WindowRule::kEvery,
+          .windows = WindowRule::kListed,
           .default_window = 4096,
           .buffers = kFrequencies};
 }
 
 Family Qwen2() {
   return {.hf_class = "Qwen2ForCausalLM",
-          .defaults = {.architecture = "qwen2", .qkv_bias = true},
+          .defaults = {.architecture = "qwen2", .num_kv_heads = 32, .qkv_bias = true},
           .linears = kSplitLinears,
           .norms = kTwoNorms,
           .windows = WindowRule::kSwitched,
@@ -49,7 +49,7 @@ constexpr NormEntry kQwen3Norms[] = {{"input_layernorm", kAttentionNorm},
 
 Family Qwen3() {
   return {.hf_class = "Qwen3ForCausalLM",
-          .defaults = {.architecture = "qwen3", .head_dim = 128},
+          .defaults = {.architecture = "qwen3", .num_kv_heads = 32, .head_dim = 128},
           .linears = kSplitLinears,
           .norms = kQwen3Norms,
           .keys = {.attention_bias = "attention_bias"},
@@ -81,6 +81,7 @@ constexpr NormEntry kGemma2Norms[] = {{"input_layernorm", kAttentionNorm},
 Family Gemma2() {
   return {.hf_class = "Gemma2ForCausalLM",
           .defaults = {.architecture = "gemma2",
+                       .num_kv_heads = 4,
                        .head_dim = 256,
                        .norm_offset = 1,
                        .unit = kernels::Unit::kGeglu,
@@ -114,6 +115,8 @@ Family Gemma3() {
   family.defaults.rope.theta = 1e6;
   family.defaults.attention_softcap = family.defaults.logit_softcap = 0;
   family.norms = kGemma3Norms;
+  // transformers has the key and reads it, but caps no score.
+  family.keys.attention_softcap = "";
   family.keys.window_theta = "rope_local_base_freq";
   family.window_pattern = 6;
   family.even_scalar_layers = 62;
@@ -131,7 +134,6 @@ Family Gemma3WithVision() {
   family.hf_class = "Gemma3ForConditionalGeneration";
   family.defaults.architecture = "gemma3";
   family.defaults.num_heads = 8;
-  family.defaults.num_kv_heads = 4;
   family.defaults.vocab_size = 262208;
   family.defaults.max_positions = 131072;
   family.prefix = "model.language_model.";

@@ -44,6 +44,7 @@ struct NormEntry {
 enum class WindowRule {
   kNone,      // no key is read
   kEvery,     // all
+  kListed,    // as `layer_types` says, else all
   kSwitched,  // as `layer_types` says, else from `max_window_layers` on; only with `use_sliding_window`
   kPattern,   // as `layer_types` says, else all but each `window_pattern`-th
 };

@@ -111,8 +111,12 @@ std::vector<int64_t> ImpliedWindows(const Family& family, int64_t num_layers, in
 void ReadAttention(Reader& reader, const Family& family, ModelConfig& config) {
   config.rope.theta = reader.Number("rope.freq_base", config.rope.theta);
   config.query_scalar = ImpliedScalar(family, config);
-  config.attention_softcap = reader.Number("attn_logit_softcapping", config.attention_softcap);
-  config.logit_softcap = reader.Number("final_logit_softcapping", config.logit_softcap);
+  if (*family.keys.attention_softcap != '\0') {
+    config.attention_softcap = reader.Number("attn_logit_softcapping", config.attention_softcap);
+  }
+  if (*family.keys.logit_softcap != '\0') {
+    config.logit_softcap = reader.Number("final_logit_softcapping", config.logit_softcap);
+  }
 }
 
 absl::Status CheckKnown(Reader& reader, const Family& family, std::string_view place, ModelConfig& config) {
@@ -252,6 +256,17 @@ absl::Status CheckSayableInGguf(const ModelConfig& config, std::string_view plac
   }
   if (config.unit != family->defaults.unit) return missing("another activation than the family's");
   if (config.query_scalar != ImpliedScalar(*family, config)) return missing("this query_pre_attn_scalar");
+  // Readers take the family's where the key is missing, and llama.cpp divides by what it says: 0 is no way out.
+  const auto uncapped = [&missing](std::string_view name, double standard) {
+    return missing(Cat("a model without ", name, " (null), and readers take ", standard, " where none is said"));
+  };
+  const ModelConfig& defaults = family->defaults;
+  if (config.attention_softcap == 0 && defaults.attention_softcap > 0) {
+    return uncapped("attn_logit_softcapping", defaults.attention_softcap);
+  }
+  if (config.logit_softcap == 0 && defaults.logit_softcap > 0) {
+    return uncapped("final_logit_softcapping", defaults.logit_softcap);
+  }
   const int64_t window = config.windows.empty() ? 0 : *std::max_element(config.windows.begin(), config.windows.end());
   if (config.windows != ImpliedWindows(*family, config.num_layers, window)) {
     return missing(Cat("these layers' windows of ", window, " tokens (sliding_window)"));

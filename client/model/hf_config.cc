@@ -29,6 +29,11 @@ class Reader {
     return it == object_.end() || it->is_null() ? nullptr : &*it;
   }
 
+  bool IsNull(const char* key) const {
+    const auto it = object_.find(key);
+    return it != object_.end() && it->is_null();
+  }
+
   int64_t Integer(const char* key, std::optional<int64_t> otherwise) {
     const Json* value = Find(key);
     if (value == nullptr) return Missing(key, otherwise);
@@ -78,10 +83,6 @@ class Reader {
   }
 
  private:
-  bool IsNull(const char* key) const {
-    const auto it = object_.find(key);
-    return it != object_.end() && it->is_null();
-  }
   template <typename T>
   T Missing(const char* key, const std::optional<T>& otherwise) {
     if (!otherwise.has_value()) faults_.Add(Cat("key `", prefix_, key, "` is missing"));
@@ -276,12 +277,13 @@ void ReadWindows(Reader& reader, const Family& family, Faults& faults, ModelConf
   if (window < 0) faults.Add(Cat("key `sliding_window` is ", window, "; expected at least 1"));
   const bool off = family.windows == WindowRule::kSwitched && !reader.Bool("use_sliding_window", false);
   if (window <= 0 || off) return;
-  if (family.windows == WindowRule::kEvery) {
-    config.windows.assign(static_cast<size_t>(config.num_layers), window);
+  const Json* types = family.windows == WindowRule::kEvery ? nullptr : reader.Find("layer_types");
+  if (types != nullptr) {
+    config.windows = WindowsByType(*types, window, config, faults);
     return;
   }
-  if (const Json* types = reader.Find("layer_types"); types != nullptr) {
-    config.windows = WindowsByType(*types, window, config, faults);
+  if (family.windows == WindowRule::kEvery || family.windows == WindowRule::kListed) {
+    config.windows.assign(static_cast<size_t>(config.num_layers), window);
     return;
   }
   const int64_t first = family.windows == WindowRule::kSwitched ? reader.Integer("max_window_layers", 28) : 0;
@@ -305,9 +307,10 @@ void ReadSizes(Reader& reader, const Family& family, ModelConfig& config) {
           ? std::optional(family.intermediate_times * std::clamp<int64_t>(config.hidden_size, 0, 1 << 30))
           : std::nullopt;
   config.intermediate_size = reader.Integer(keys.intermediate_size, standard);
-  config.num_kv_heads = *keys.num_kv_heads == '\0'
-                            ? config.num_heads
-                            : reader.Integer(keys.num_kv_heads, known(config.num_kv_heads).value_or(config.num_heads));
+  // Where null stands every head has its own.
+  const bool own = *keys.num_kv_heads == '\0' || config.num_kv_heads == 0 || reader.IsNull(keys.num_kv_heads);
+  const int64_t kv_heads = own ? config.num_heads : config.num_kv_heads;
+  config.num_kv_heads = *keys.num_kv_heads == '\0' ? kv_heads : reader.Integer(keys.num_kv_heads, kv_heads);
   const int64_t even_share = config.num_heads > 0 ? config.hidden_size / config.num_heads : 0;
   config.head_dim = reader.Integer("head_dim", config.head_dim > 0 ? config.head_dim : even_share);
   config.max_positions = reader.Integer(keys.max_positions, known(config.max_positions).value_or(2048));

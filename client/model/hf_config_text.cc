@@ -11,13 +11,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// transformers takes no 8.0 where it wants an integer.
-Json Number(double value) {
+// transformers takes no 8.0 where it wants an integer, and no 30 where it wants a float: a double is written as one.
+Json WholeNumber(double value) {
   if (value == std::floor(value) && std::abs(value) < 9e15) return static_cast<int64_t>(value);
   return value;
 }
 
-Json NumberOrOff(double value) { return value > 0 ? Number(value) : Json(); }
+Json NumberOrOff(double value) { return value > 0 ? Json(value) : Json(); }
 
 Json ScalingText(const RopeConfig& rope) {
   switch (rope.scaling) {
@@ -59,6 +59,8 @@ void WriteWindows(const Family& family, const ModelConfig& config, Json& json) {
   if (family.windows == WindowRule::kEvery) return;
   if (family.windows == WindowRule::kSwitched) json["use_sliding_window"] = any;
   if (!any) return;
+  const bool all = std::find(config.windows.begin(), config.windows.end(), 0) == config.windows.end();
+  if (family.windows == WindowRule::kListed && all) return;
   Json types = Json::array();
   for (const int64_t window : config.windows) types.push_back(window > 0 ? "sliding_attention" : "full_attention");
   json["layer_types"] = types;
@@ -88,7 +90,7 @@ std::string HfConfigText(const ModelConfig& config) {
   set(keys.activation, ActivationName(config.unit));
   set(keys.attention_bias, config.qkv_bias);
   set(keys.mlp_bias, config.mlp_bias);
-  set(keys.query_scalar, Number(config.query_scalar));
+  set(keys.query_scalar, WholeNumber(config.query_scalar));
   set(keys.attention_softcap, NumberOrOff(config.attention_softcap));
   set(keys.logit_softcap, NumberOrOff(config.logit_softcap));
   set("vocab_size", config.vocab_size);

@@ -70,6 +70,19 @@ absl::StatusOr<std::vector<train::Target>> PlanLora(const config::AdapterOptions
   return targets;
 }
 
+std::vector<std::string> IdleTargets(const config::AdapterOptions& options,
+                                     const std::vector<config::ModuleShape>& modules) {
+  std::vector<std::string> idle;
+  for (const std::string& name : options.target_modules.suffixes) {
+    config::ModuleSelector alone;
+    alone.suffixes = {name};
+    const bool any = std::any_of(modules.begin(), modules.end(),
+                                 [&](const config::ModuleShape& m) { return adapter::Selects(alone, m.name); });
+    if (!any) idle.push_back(name);
+  }
+  return idle;
+}
+
 absl::StatusOr<std::vector<train::Target>> PlanFromAdapter(const adapter::Adapter& adapter,
                                                            const std::vector<config::ModuleShape>& modules) {
   std::vector<train::Target> targets;

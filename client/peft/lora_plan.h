@@ -15,6 +15,9 @@ namespace strata::peft {
 // expression that is none, the head named, a rank of 0.
 absl::StatusOr<std::vector<train::Target>> PlanLora(const config::AdapterOptions& options,
                                                     const std::vector<config::ModuleShape>& modules);
+// Those of target_modules' names that no linear module of the model has.
+std::vector<std::string> IdleTargets(const config::AdapterOptions& options,
+                                     const std::vector<config::ModuleShape>& modules);
 // One target per module of an existing adapter, with its ranks and scalings. INVALID_ARGUMENT: a module that the model
 // lacks or whose shape differs.
 absl::StatusOr<std::vector<train::Target>> PlanFromAdapter(const adapter::Adapter& adapter,

@@ -10,6 +10,7 @@
 #include <span>
 #include <utility>
 
+#include "client/model/non_finite.h"
 #include "client/model/torch_guard.h"
 #include "client/train/micro_batches.h"
 #include "client/train/optimizer.h"
@@ -94,6 +95,7 @@ class TrainingRun {
   absl::Status Recover(const Gradient& gradient);
   absl::Status TakeBack(const std::string& what);
   std::string NonFinitePart(const Gradient& gradient) const;
+  std::string DamageOfStart() const;
   absl::Status Save();
   void Note(TrainNote::Kind kind, uint64_t step, std::string detail) const {
     if (context_.on_note) context_.on_note({.kind = kind, .step = step, .detail = std::move(detail)});
@@ -249,15 +251,25 @@ std::string TrainingRun::NonFinitePart(const Gradient& gradient) const {
   return "the norm of the gradients is";
 }
 
+// Where no update has been made, what of the start is not finite itself. Empty: nothing.
+std::string TrainingRun::DamageOfStart() const {
+  if (position_.updates > 0) return "";
+  std::string weight = model::NonFiniteWeight(context_.model.files());
+  if (!weight.empty() || at::isfinite(context_.state.values()).all().item<bool>()) return weight;
+  return "the adapter that it starts from holds elements that are not finite";
+}
+
 // What follows a step that is not finite. Its gradients are dropped.
 absl::Status TrainingRun::Recover(const Gradient& gradient) {
-  std::string what;
+  std::string what, damage;
   STRATA_RETURN_IF_ERROR(model::TorchGuard("looking for what is not finite", [&] {
     what = NonFinitePart(gradient) + " not finite";
+    if (options_.on_non_finite != config::NonFinitePolicy::kSkip) damage = DamageOfStart();
     context_.state.gradients().zero_();
     return absl::OkStatus();
   }));
   const uint64_t step = position_.steps + 1;
+  if (!damage.empty()) return absl::OutOfRangeError(Cat("step ", step, ": ", what, ": ", damage));
   switch (options_.on_non_finite) {
     case config::NonFinitePolicy::kStop:
       break;
@@ -353,8 +365,13 @@ absl::Status TrainingRun::Save() {
 
 absl::StatusOr<LoopSummary> TrainingRun::End() {
   if (position_.updates == 0) {
-    return absl::OutOfRangeError(
-        "every step was passed over, none had a finite loss and gradient: nothing was trained");
+    std::string damage;
+    STRATA_RETURN_IF_ERROR(model::TorchGuard("looking for what is not finite", [&] {
+      damage = DamageOfStart();
+      return absl::OkStatus();
+    }));
+    return absl::OutOfRangeError(Cat("every step was passed over, none had a finite loss and gradient: ",
+                                     damage.empty() ? "" : damage + ": ", "nothing was trained"));
   }
   bool finite = false;
   STRATA_RETURN_IF_ERROR(model::TorchGuard("looking at the adapter", [&] {

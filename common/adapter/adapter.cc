@@ -55,6 +55,10 @@ std::string_view Explain(std::string_view name) {
     return "a factor of an adapted embedding, which is not supported";
   if (name.find("modules_to_save") != std::string_view::npos)
     return "a whole module (modules_to_save), which is not supported";
+  if (name.find("lm_head.") != std::string_view::npos)
+    return "a part of the output head (lm_head), which cannot be adapted; exclude it";
+  if (name.find(".base_layer.") != std::string_view::npos)
+    return "a weight of the base model (PEFT stores that of an adapted embedding), which is not supported";
   if (name.ends_with(".bias")) return "a bias, which is not supported";
   return "not named like a LoRA factor (expected MODULE.lora_A.weight or MODULE.lora_B.weight)";
 }

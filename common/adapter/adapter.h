@@ -92,6 +92,7 @@ class AdapterBuilder {
 struct PeftConfig {
   config::AdapterOptions options;  // r, lora_alpha, target_modules, patterns, use_rslora, use_dora, ...
   std::string base_model;          // base_model_name_or_path
+  bool adapts_nothing = false;     // target_modules is an empty list: how an update that is zero is written
   bool fan_in_fan_out = false;     // the base stores its weights [in, out] (GPT-2); the factors are the same either way
   // Features that change what the factors mean and that Strata does not read ("lora_bias", "layer_replication",
   // ..). ReadPeft refuses them.
@@ -105,10 +106,15 @@ struct PeftConfig {
 // none.
 absl::StatusOr<PeftConfig> ParsePeftConfig(std::string_view json, std::string_view place);
 
-// Reads DIR/adapter_config.json and DIR/adapter_model.safetensors. The stored factor's own rank is the rank; alpha from
-// the config. NOT_FOUND: a file is missing. INVALID_ARGUMENT: what ParsePeftConfig and FromTensors refuse, or an
-// unsupported feature (named).
+// Reads DIR/adapter_config.json and DIR/adapter_model.safetensors. NOT_FOUND: a file is missing. INVALID_ARGUMENT: what
+// ParsePeftConfig and FromTensors refuse, an unsupported feature (named), a rank other than the config's, or a tensor
+// with an element that is not finite in fp32.
 absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeft(runtime::FileSystem& files, const std::string& directory);
+// The same of an adapter for a model with these linear modules. INVALID_ARGUMENT too: one that the config names has no
+// factors (exclude_modules and layers_to_transform leave out what they name), or none has any though the config does
+// not say so. That the factors fit the model is for the caller to see.
+absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeftFor(const std::vector<config::ModuleShape>& modules,
+                                                           runtime::FileSystem& files, const std::string& directory);
 
 struct PeftWriteOptions {
   std::string base_model = {};                       // base_model_name_or_path

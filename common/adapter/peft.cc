@@ -130,6 +130,65 @@ absl::StatusOr<TensorFile> TensorFileOf(const Adapter& adapter, const PeftWriteO
   return file;
 }
 
+bool AllFinite(const format::TensorView& tensor) {
+  constexpr int64_t kBlock = 1 << 16;
+  const size_t size = format::DTypeSize(tensor.dtype);
+  std::vector<float> values;
+  for (int64_t first = 0, count = tensor.num_elements(); first < count; first += kBlock) {
+    const auto length = static_cast<size_t>(std::min(kBlock, count - first));
+    values.resize(length);
+    const format::TensorView block{.name = tensor.name,
+                                   .dtype = tensor.dtype,
+                                   .shape = {static_cast<int64_t>(length)},
+                                   .data = tensor.data.subspan(static_cast<size_t>(first) * size, length * size)};
+    if (!format::ToFloat(block, values).ok()) return false;
+    if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) return false;
+  }
+  return true;
+}
+
+// A list for a message, its beginning where it is long.
+std::string Listed(const std::vector<std::string>& items, const char* separator) {
+  constexpr size_t kMost = 7;
+  const auto shown = std::span(items).first(std::min(items.size(), kMost));
+  return Cat(absl::StrJoin(shown, separator),
+             items.size() > kMost ? Cat(separator, "and ", items.size() - kMost, " more") : "");
+}
+
+// Whether the file is what its config says, and numbers all of it.
+absl::Status CheckContent(const Adapter& adapter, const PeftConfig& config) {
+  std::vector<std::string> faults;
+  for (const Factors& factors : adapter.modules()) {
+    // No config can say 0: factors without a row are a module that is not adapted.
+    if (const uint32_t rank = config.RankOf(factors.module); factors.rank > 0 && factors.rank != int64_t{rank}) {
+      faults.push_back(Cat("module '", factors.module, "': the factors have rank ", factors.rank, ", ", kConfigFile,
+                           " says ", rank, " (r, rank_pattern)"));
+    }
+    for (const format::TensorView* tensor : {&factors.a, &factors.b, &factors.magnitude}) {
+      if (tensor->shape.empty() || AllFinite(*tensor)) continue;
+      faults.push_back(Cat("tensor '", tensor->name, "' holds elements that are not finite"));
+    }
+  }
+  return faults.empty() ? absl::OkStatus() : absl::InvalidArgumentError(Listed(faults, "; "));
+}
+
+// As PEFT does, all-linear leaves the head out.
+absl::Status CheckComplete(const Adapter& adapter, const PeftConfig& config,
+                           const std::vector<config::ModuleShape>& modules) {
+  const config::AdapterOptions& options = config.options;
+  std::vector<std::string> missing;
+  for (const config::ModuleShape& module : modules) {
+    const bool head = module.name == "lm_head" && options.target_modules.all_linear;
+    if (!head && IsTarget(options, module.name) && adapter.Find(module.name) == nullptr) missing.push_back(module.name);
+  }
+  if (!missing.empty()) {
+    return absl::InvalidArgumentError(Cat("has no factors of ", missing.size(), " modules of the model that ",
+                                          kConfigFile, " names (target_modules): ", Listed(missing, ", ")));
+  }
+  if (adapter.modules().empty() && !config.adapts_nothing) return absl::InvalidArgumentError("holds no factors");
+  return absl::OkStatus();
+}
+
 absl::Status CheckSupported(const PeftConfig& config, std::string_view place) {
   if (config.unsupported.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -213,7 +272,16 @@ absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeft(runtime::FileSystem& fil
   };
   absl::StatusOr<Adapter> adapter = Adapter::FromTensors(std::move(tensors), scaling, &config);
   if (!adapter.ok()) return Annotate(adapter.status(), tensor_path);
+  if (const absl::Status good = CheckContent(*adapter, config); !good.ok()) return Annotate(good, tensor_path);
   return std::make_pair(*std::move(adapter), std::move(config));
+}
+
+absl::StatusOr<std::pair<Adapter, PeftConfig>> ReadPeftFor(const std::vector<config::ModuleShape>& modules,
+                                                           runtime::FileSystem& files, const std::string& directory) {
+  STRATA_ASSIGN_OR_RETURN(auto read, ReadPeft(files, directory));
+  const absl::Status complete = CheckComplete(read.first, read.second, modules);
+  if (!complete.ok()) return Annotate(complete, runtime::JoinPath(directory, kTensorFile));
+  return read;
 }
 
 }  // namespace strata::adapter

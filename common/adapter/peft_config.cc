@@ -168,6 +168,8 @@ absl::StatusOr<PeftConfig> ParsePeftConfig(std::string_view json, std::string_vi
   reader.Read("lora_alpha", options.alpha);
   reader.Read("lora_dropout", options.dropout);
   reader.Read("target_modules", options.target_modules);
+  const Json* targets = reader.Find("target_modules");
+  config.adapts_nothing = targets != nullptr && targets->is_array() && targets->empty();
   reader.Read("exclude_modules", options.exclude_modules);
   reader.ReadLayers("layers_to_transform", options.layers_to_transform);
   reader.Read("rank_pattern", options.rank_pattern);

@@ -1,14 +1,19 @@
 // Chat templates: the part of Jinja2 that the templates of Hugging Face models are written in, with its settings there
 // (trim_blocks, lstrip_blocks, a sandbox in which data cannot be changed, {% generation %}).
 //
-//   tags       if for set macro call filter with raw generation break continue, comments
+//   tags       if for set macro call filter with with raw generation break continue, comments
 //   functions  range dict namespace raise_exception strftime_now
 //   filters    abs capitalize count d default dictsort first float format indent int items join last length list lower
 //              map max min reject rejectattr replace reverse round safe select selectattr sort string sum title tojson
 //              trim unique upper
 //   tests      boolean callable defined divisibleby eq equalto even false filter float ge gt in integer iterable le
 //              lower lt mapping ne none number odd sameas sequence string test true undefined upper
-//   methods    those of Python's str (no encode, translate, ..), list and dict that change nothing
+//   methods    those of Python's str (no encode, translate, center, ljust, rjust, swapcase, expandtabs, ..), list and
+//              dict that change nothing
+//   not        include, import, extends, autoescape; other filters (e, attr, batch, ..); loop.cycle and
+//              loop.changed; varargs and kwargs of a macro; in "..".format() more than {}, {0} and {name} ({:>5},
+//              {!r}); in % more than %d, %i, %f, %s and %r with flags and widths. Each is refused, some only where it
+//              is reached
 #ifndef STRATA_CLIENT_DATA_JINJA_TEMPLATE_H_
 #define STRATA_CLIENT_DATA_JINJA_TEMPLATE_H_
 

@@ -85,6 +85,29 @@ TEST(Dataset, IdsAreTakenAsTheyAre) {
   EXPECT_THAT(dataset->rows[1].labels, ElementsAre(8, 9));
 }
 
+TEST(Dataset, WhatTheMaskCallsPaddingIsLeftOut) {
+  const auto dataset =
+      Parse(R"({"input_ids": [3, 4, 5, 0, 0], "attention_mask": [1, 1, 1, 0, 0]})"
+            "\n"
+            R"({"input_ids": [0, 3, 4, 5, 0], "labels": [0, 3, -100, 5, 0], "position_ids": [9, 1, 2, 4, 9],)"
+            R"( "attention_mask": [0, 1, 1, 1, 0]})"
+            "\n"
+            R"({"input_ids": [3, 4], "attention_mask": [1, 1]})"
+            "\n"
+            R"({"input_ids": [3, 4], "attention_mask": [0, 0]})",
+            3);
+  ASSERT_THAT(dataset, IsOk());
+  ASSERT_EQ(dataset->rows.size(), 3);
+  EXPECT_THAT(dataset->rows[0].ids, ElementsAre(3, 4, 5));
+  EXPECT_THAT(dataset->rows[0].labels, ElementsAre(3, 4, 5));
+  EXPECT_THAT(dataset->rows[1].ids, ElementsAre(3, 4, 5));
+  EXPECT_THAT(dataset->rows[1].labels, ElementsAre(3, -100, 5));
+  EXPECT_THAT(dataset->rows[1].position_ids, ElementsAre(1, 2, 4));
+  EXPECT_THAT(dataset->rows[2].ids, ElementsAre(3, 4));
+  EXPECT_EQ(dataset->num_empty, 1);
+  EXPECT_EQ(dataset->num_truncated, 0) << "padding counts for nothing";
+}
+
 TEST(Dataset, IdsNeedNoTokenizerButTextDoes) {
   EXPECT_THAT(ParseJsonl(R"({"input_ids": [1, 2]})", "x", nullptr, 0, {}), IsOk());
   EXPECT_THAT(ParseJsonl(R"({"text": "a"})", "x", nullptr, 0, {}),
@@ -144,7 +167,10 @@ TEST(Dataset, EveryFaultIsNamedWithItsLine) {
       "{\"input_ids\": [1], \"labels\": [1, 2]}\n"
       "{\"input_ids\": [1], \"position_ids\": []}\n"
       "{\"text\": \"\xff\"}\n"
-      "{\"text\": \"a good one\"}\n");
+      "{\"text\": \"a good one\"}\n"
+      "{\"input_ids\": [1, 2, 3], \"attention_mask\": [1, 0, 1]}\n"
+      "{\"input_ids\": [1, 2], \"attention_mask\": [1]}\n"
+      "{\"input_ids\": [1, 2], \"attention_mask\": [1, 2]}\n");
   ASSERT_THAT(dataset, StatusIs(absl::StatusCode::kInvalidArgument));
   const std::string message(dataset.status().message());
   for (const char* fault :
@@ -153,7 +179,9 @@ TEST(Dataset, EveryFaultIsNamedWithItsLine) {
         "rows.jsonl:7: 'completion' is missing", "rows.jsonl:8: 'input_ids'[1] must be an integer",
         "rows.jsonl:9: 'input_ids'[1] is 256, outside [0, 256)", "rows.jsonl:10: 'input_ids'[1]",
         "rows.jsonl:11: 'input_ids'[1] is -1", "rows.jsonl:12: 1 input_ids, but 2 labels",
-        "rows.jsonl:13: 1 input_ids, but 0 position_ids", "rows.jsonl:14: no valid JSON"}) {
+        "rows.jsonl:13: 1 input_ids, but 0 position_ids", "rows.jsonl:14: no valid JSON",
+        "rows.jsonl:16: 'attention_mask'[1] is 0 between ones", "rows.jsonl:17: 2 input_ids, but 1 of attention_mask",
+        "rows.jsonl:18: 'attention_mask'[1] is 2, outside [0, 2)"}) {
     EXPECT_THAT(message, HasSubstr(fault));
   }
   EXPECT_THAT(message, Not(HasSubstr(":15:")));

@@ -233,6 +233,44 @@ TEST_F(GenerateCommands, LossComesWithItsPerplexity) {
   EXPECT_THAT(full.out, HasSubstr("cannot write to standard output"));
 }
 
+TEST_F(GenerateCommands, ALossThatIsNoNumberIsAFailureThatNamesItsRowsAndTheTensor) {
+  // The file's last number.
+  std::fstream file(folder_ / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-4, std::ios::end);
+  file.write("\xff\xff\xff\xff", 4);
+  file.close();
+  const std::string rows = Write("rows", "{\"input_ids\": [10, 11, 12]}\n{\"input_ids\": [13, 14]}\n");
+  const ProgramResult loss = RunClient("", "eval --threads 1 --model " + folder_.string() + " --data " + rows);
+  EXPECT_EQ(loss.code, 1);
+  EXPECT_THAT(loss.out, AllOf(HasSubstr("rows: the loss is not finite in 2 of 2 scored rows (number 1, 2): tensor '"),
+                              HasSubstr("/model.safetensors holds elements that are not finite")));
+  const ProgramResult choices = Choices("{\"question\": \"abc\", \"choices\": [\"d\", \"xyz\"], \"answer\": 0}\n");
+  EXPECT_EQ(choices.code, 1);
+  EXPECT_THAT(choices.out, HasSubstr("(number 1): tensor '"));
+}
+
+TEST_F(GenerateCommands, AnAdapterThatContradictsItselfIsRefused) {
+  const std::filesystem::path adapter = folder_ / "adapter";
+  std::filesystem::copy(testing::GoldenDir("lora/llama-plain"), adapter);
+  std::ifstream in(adapter / "adapter_config.json");
+  json config = json::parse(in);
+  const auto eval = [&] {
+    return RunClient("", "eval --threads 1 --model " + folder_.string() + " --data " +
+                             Write("rows", "{\"input_ids\": [10, 11, 12]}\n") + " --adapter " + adapter.string());
+  };
+  EXPECT_EQ(eval().code, 0) << eval().out;
+  const auto with = [&](const std::string& key, const json& value) {
+    json changed = config;
+    changed[key] = value;
+    Write("adapter/adapter_config.json", changed.dump());
+    const ProgramResult result = eval();
+    EXPECT_EQ(result.code, 1);
+    return result.out;
+  };
+  EXPECT_THAT(with("r", config["r"].get<int>() + 1), HasSubstr("adapter_config.json says"));
+  EXPECT_THAT(with("target_modules", "all-linear"), HasSubstr("has no factors of"));
+}
+
 TEST_F(GenerateCommands, ATokenizerOfAnotherModelIsNamedOnceAndAddedTokensMayGoBeyond) {
   json tokenizer = json::parse(std::ifstream(folder_ / "tokenizer.json"));
   tokenizer["added_tokens"] = {{{"content", "[image]"}, {"id", 320}, {"special", true}}};

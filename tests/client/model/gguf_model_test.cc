@@ -214,6 +214,15 @@ TEST_F(GgufModelTest, SaysWhichFeaturesAFileCannotHold) {
   }
   EXPECT_OK(check("small-gemma2", [](ModelConfig& c) { c.query_scalar = 8; }));
   EXPECT_THAT(check("small-gemma2", as_is), StatusIs(kUnimplemented, HasSubstr("query_pre_attn_scalar")));
+  for (const auto& [key, cap] : {std::pair("attn_logit_softcapping", &ModelConfig::attention_softcap),
+                                 std::pair("final_logit_softcapping", &ModelConfig::logit_softcap)}) {
+    EXPECT_THAT(check("small-gemma2",
+                      [cap](ModelConfig& c) {
+                        c.query_scalar = 8;
+                        c.*cap = 0;
+                      }),
+                StatusIs(kUnimplemented, HasSubstr(key)));
+  }
   EXPECT_THAT(check("small-mistral", as_is), StatusIs(kUnimplemented, HasSubstr("windows of 7 tokens")));
   EXPECT_OK(check("small-mistral", [](ModelConfig& c) { c.windows.clear(); }));
   EXPECT_THAT(check("llama", [](ModelConfig& c) { c.unit = kernels::Unit::kGeglu; }),

@@ -8,6 +8,7 @@
 #include "client/model/model_config.h"
 #include "client/model/model_files.h"
 #include "common/status/cat.h"
+#include "nlohmann/json.hpp"
 #include "tests/client/model/model_folder.h"
 
 namespace strata::model {
@@ -15,6 +16,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::StatusIs;
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
@@ -42,6 +44,41 @@ TEST(HfConfig, WhatIsWrittenIsReadAgain) {
     EXPECT_EQ(again.Canonical(), config.Canonical());
     EXPECT_EQ(again.max_positions, config.max_positions);
   }
+}
+
+// transformers' configurations are strict about which is which, also where a float is a whole number.
+TEST(HfConfig, FloatsAreWrittenAsFloatsAndIntegersAsIntegers) {
+  const std::set<std::string> floats = {"rms_norm_eps",
+                                        "layer_norm_epsilon",
+                                        "rope_theta",
+                                        "rope_local_base_freq",
+                                        "partial_rotary_factor",
+                                        "attn_logit_softcapping",
+                                        "final_logit_softcapping",
+                                        "factor",
+                                        "low_freq_factor",
+                                        "high_freq_factor",
+                                        "beta_fast",
+                                        "beta_slow",
+                                        "attention_factor"};
+  std::set<std::string> seen;
+  const std::function<void(const nlohmann::json&)> check = [&](const nlohmann::json& object) {
+    for (const auto& [key, value] : object.items()) {
+      if (value.is_object()) check(value);
+      if (!value.is_number()) continue;
+      EXPECT_EQ(value.is_number_float(), floats.contains(key)) << key << ": " << value;
+      if (floats.contains(key)) seen.insert(key);
+    }
+  };
+  for (const std::string& folder : testing::GoldenCases("models")) {
+    const std::string path = folder + "/config.json";
+    SCOPED_TRACE(path);
+    ASSERT_OK_AND_ASSIGN(ModelConfig config, ParseHfConfig(format::ReadAll(path), path));
+    if (config.attention_softcap > 0) config.attention_softcap = 50;
+    if (config.logit_softcap > 0) config.logit_softcap = 30;
+    check(nlohmann::json::parse(HfConfigText(config)));
+  }
+  EXPECT_EQ(seen, floats);
 }
 
 TEST(HfConfig, ReadsLlama3Scaling) {
@@ -125,16 +162,27 @@ TEST(HfConfig, WhateverChangesTheResultChangesTheCanonicalText) {
 // What transformers takes where a published config.json leaves a key out or says null.
 TEST(HfConfig, FillsInWhatEachFamilyImplies) {
   const auto parse = [](const std::string& more) {
-    return ParseHfConfig(R"({"hidden_size":8,"intermediate_size":16,"num_hidden_layers":4,"num_attention_heads":2,)"
+    return ParseHfConfig(R"({"hidden_size":128,"intermediate_size":16,"num_hidden_layers":4,"num_attention_heads":64,)"
                          R"("vocab_size":10,)" +
                              more + "}",
                          "config.json");
   };
   ASSERT_OK_AND_ASSIGN(const ModelConfig mistral, parse(R"("model_type":"mistral")"));
   EXPECT_EQ(mistral.windows, std::vector<int64_t>(4, 4096));
-  ASSERT_OK_AND_ASSIGN(const ModelConfig open, parse(R"("model_type":"mistral","sliding_window":null)"));
+  EXPECT_EQ(mistral.num_kv_heads, 8);
+  ASSERT_OK_AND_ASSIGN(const ModelConfig open,
+                       parse(R"("model_type":"mistral","sliding_window":null,"num_key_value_heads":null)"));
   EXPECT_TRUE(open.windows.empty());
+  EXPECT_EQ(open.num_kv_heads, 64);
+  ASSERT_OK_AND_ASSIGN(const ModelConfig listed,
+                       parse(R"("model_type":"mistral","sliding_window":7,"layer_types":["full_attention",)"
+                             R"("sliding_attention","sliding_attention","full_attention"])"));
+  EXPECT_EQ(listed.windows, (std::vector<int64_t>{0, 7, 7, 0}));
+  ASSERT_OK_AND_ASSIGN(const ModelConfig again, ParseHfConfig(HfConfigText(listed), "written"));
+  EXPECT_EQ(again.windows, listed.windows);
+  EXPECT_THAT(HfConfigText(mistral), Not(HasSubstr("layer_types"))) << "transformers makes another class of it";
   ASSERT_OK_AND_ASSIGN(const ModelConfig qwen, parse(R"("model_type":"qwen2","sliding_window":7)"));
+  EXPECT_EQ(qwen.num_kv_heads, 32);
   EXPECT_TRUE(qwen.windows.empty());
   EXPECT_TRUE(qwen.qkv_bias && !qwen.output_bias);
   ASSERT_OK_AND_ASSIGN(const ModelConfig upper, parse(R"("model_type":"qwen3","sliding_window":7,)"
@@ -146,12 +194,16 @@ TEST(HfConfig, FillsInWhatEachFamilyImplies) {
   EXPECT_EQ(upper.head_dim, 128);
   ASSERT_OK_AND_ASSIGN(const ModelConfig gemma2, parse(R"("model_type":"gemma2","final_logit_softcapping":null)"));
   EXPECT_EQ(gemma2.windows, (std::vector<int64_t>{4096, 0, 4096, 0}));
+  EXPECT_EQ(gemma2.num_kv_heads, 4);
   EXPECT_EQ(gemma2.attention_softcap, 50);
   EXPECT_EQ(gemma2.logit_softcap, 0);
   EXPECT_EQ(gemma2.query_scalar, 256);
   EXPECT_TRUE(gemma2.tied_embeddings && gemma2.scaled_embeddings);
   ASSERT_OK_AND_ASSIGN(const ModelConfig gemma3,
-                       parse(R"("model_type":"gemma3_text","sliding_window":5,"sliding_window_pattern":3)"));
+                       parse(R"("model_type":"gemma3_text","sliding_window":5,"sliding_window_pattern":3,)"
+                             R"("attn_logit_softcapping":50.0,"final_logit_softcapping":30.0)"));
+  EXPECT_EQ(gemma3.attention_softcap, 0) << "transformers' Gemma 3 caps the logits alone";
+  EXPECT_EQ(gemma3.logit_softcap, 30);
   EXPECT_EQ(gemma3.windows, (std::vector<int64_t>{5, 5, 0, 5}));
   EXPECT_EQ(gemma3.rope.theta, 1e6);
   EXPECT_EQ(gemma3.window_rope.theta, 1e4);
@@ -203,10 +255,11 @@ TEST(HfConfig, AFaultIsNamedOnce) {
 
 TEST(HfConfig, ReadsYarnAndDynamicScaling) {
   const auto parse = [](const std::string& rope) {
-    return ParseHfConfig(R"({"model_type":"qwen2","hidden_size":8,"intermediate_size":16,"num_hidden_layers":1,)"
-                         R"("num_attention_heads":2,"vocab_size":10,"max_position_embeddings":64,"rope_scaling":)" +
-                             rope + "}",
-                         "config.json");
+    return ParseHfConfig(
+        R"({"model_type":"qwen2","hidden_size":8,"intermediate_size":16,"num_hidden_layers":1,)"
+        R"("num_attention_heads":2,"num_key_value_heads":2,"vocab_size":10,"max_position_embeddings":64,"rope_scaling":)" +
+            rope + "}",
+        "config.json");
   };
   ASSERT_OK_AND_ASSIGN(const ModelConfig dynamic, parse(R"({"type":"dynamic","factor":2})"));
   EXPECT_EQ(dynamic.rope.scaling, RopeScaling::kDynamic);
@@ -288,7 +341,8 @@ TEST(HfConfig, RefusesWhatIsNotComputed) {
               StatusIs(kUnimplemented, HasSubstr("'xpos' is not known; known: default, linear, dynamic")));
   EXPECT_THAT(with(R"("model_type":"gemma2","use_bidirectional_attention":true)"),
               StatusIs(kUnimplemented, HasSubstr("`use_bidirectional_attention`: expected false")));
-  EXPECT_THAT(with(R"("model_type":"qwen2","use_sliding_window":true,"layer_types":["full_attention","x"])"),
+  EXPECT_THAT(with(R"("model_type":"qwen2","num_key_value_heads":2,"use_sliding_window":true,)"
+                   R"("layer_types":["full_attention","x"])"),
               StatusIs(kInvalid, HasSubstr("`layer_types`: expected 1 times")));
   EXPECT_THAT(with(R"("model_type":"gemma2","attn_logit_softcapping":-1)"),
               StatusIs(kInvalid, HasSubstr("attn_logit_softcapping is -1")));

@@ -50,6 +50,9 @@ TEST(PlanCommand, WhatCannotBePlannedIsSaidAsItWasAsked) {
   EXPECT_THAT(Plan("--max-memory 8").out, HasSubstr("max_memory is 8B, the training takes"));
   EXPECT_THAT(plan("adapter: {layers_to_transform: [99]}").out,
               HasSubstr("layers_to_transform names no layer with such modules: expected some of 0 to 1, found 99"));
+  EXPECT_THAT(plan("adapter: {target_modules: [q_proj, qproj, v_proj, wo]}").out,
+              HasSubstr("note: adapter: no linear module of the model is called qproj, wo (target_modules)"));
+  EXPECT_THAT(plan("adapter: {target_modules: [q_proj, v_proj]}").out, Not(HasSubstr("note")));
   EXPECT_THAT(plan("adapter: {layers_to_transform: [99], target_modules: [nothing]}").out,
               HasSubstr("target_modules names no linear module"));
 }

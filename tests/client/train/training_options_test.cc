@@ -17,10 +17,12 @@
 namespace strata::train {
 namespace {
 
+using ::testing::AllOf;
 using testing::Bytes;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::Metric;
+using ::testing::Not;
 using testing::SmallRequest;
 using testing::SmallTrainer;
 using testing::StatusIs;
@@ -129,6 +131,7 @@ class NonFinite : public ::testing::Test {
       all.push_back(peft::ToVector(*t));
     return all;
   }
+  void BreakRow(size_t row);
   void Poison() { state_->A(state_->entries()[5])[1][2] = std::numeric_limits<float>::infinity(); }
 
   TrainRequest request_ = SmallRequest();
@@ -142,7 +145,8 @@ class NonFinite : public ::testing::Test {
 TEST_F(NonFinite, StopNamesTheStepAndChangesNothing) {
   Poison();
   const auto before = Buffers();
-  EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("step 1: the loss is not finite")));
+  EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kOutOfRange,
+                              HasSubstr("step 1: the loss is not finite: the adapter that it starts from holds")));
   EXPECT_EQ(Buffers(), before);
   EXPECT_EQ(state_->gradients().count_nonzero().item<int64_t>(), 0);
 }
@@ -159,8 +163,8 @@ TEST_F(NonFinite, AGradientIsNamedByItsModule) {
                        HasSubstr("step 1: the gradient of " + request_.targets[3].module + " (B) is not finite")));
 }
 
-TEST_F(NonFinite, SkipPassesOverTheStep) {
-  // A token whose embedding is no number stands in one row of the data: row 9, of the third step.
+// A token whose embedding is no number stands in one row of the data.
+void NonFinite::BreakRow(size_t row) {
   model::ModelFolder folder("llama");
   folder.Replace("config.json", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
   std::string broken;
@@ -181,9 +185,28 @@ TEST_F(NonFinite, SkipPassesOverTheStep) {
       model_, model::Transformer::Load(std::move(files), config::ComputeDType::kFp32, testing::TestDevice(), 2));
   std::vector<data::Example> rows;
   for (size_t i = 0; i < rows_.rows.size(); ++i) rows.push_back(rows_.rows[i]);
-  rows[9].ids[3] = kRareToken;
+  rows[row].ids[3] = kRareToken;
   rows_.rows = data::Rows(rows);
   request_.options.shuffle = false;
+}
+
+TEST_F(NonFinite, WeightsThatAreNoNumbersAreNamed) {
+  BreakRow(0);
+  const auto damage =
+      StatusIs(absl::StatusCode::kOutOfRange,
+               AllOf(HasSubstr("tensor 'model.embed_tokens.weight' of /m/model.safetensors holds elements that are not "
+                               "finite"),
+                     Not(HasSubstr("learning_rate"))));
+  EXPECT_THAT(Run(), damage);
+  request_.options.on_non_finite = config::NonFinitePolicy::kHalveScale;
+  EXPECT_THAT(Run(), damage);
+  request_.options.on_non_finite = config::NonFinitePolicy::kSkip;
+  request_.options.steps = 1;
+  EXPECT_THAT(Run(), damage);
+}
+
+TEST_F(NonFinite, SkipPassesOverTheStep) {
+  BreakRow(9);  // of the third step
   request_.options.steps = 2;
   const std::vector<float> start = Buffers()[0];
   ASSERT_OK(Run());
@@ -243,7 +266,8 @@ TEST_F(NonFinite, HalveScaleEndsWhereThereIsNothingToTakeBack) {
   request_.options.on_non_finite = config::NonFinitePolicy::kHalveScale;
   Poison();
   const auto before = Buffers();
-  EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("no update to take back")));
+  EXPECT_THAT(Run(),
+              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("step 1: the loss is not finite: the adapter that")));
   EXPECT_EQ(Buffers(), before);
 }
 

@@ -76,6 +76,7 @@ TEST(AdapterTest, NamesEveryFault) {
   file.Add("base_model.model.twice.lora_A.weight", {1, 1});
   file.Add("twice.lora_B.weight", {1, 1});
   file.Add("something.else", {1});
+  file.Add("base_model.model.lm_head.base_layer.weight", {1});
   const auto adapter = file.Open();
   ASSERT_EQ(adapter.status().code(), absl::StatusCode::kInvalidArgument);
   const std::string message(adapter.status().message());
@@ -86,6 +87,7 @@ TEST(AdapterTest, NamesEveryFault) {
   EXPECT_THAT(message, HasSubstr("expected two dimensions"));
   EXPECT_THAT(message, HasSubstr("are the same factor"));
   EXPECT_THAT(message, HasSubstr("'something.else' is not named like a LoRA factor"));
+  EXPECT_THAT(message, HasSubstr("lm_head.base_layer.weight' is a part of the output head (lm_head), which cannot be"));
 }
 
 TEST(AdapterTest, MagnitudesAreThereWhereTheConfigSaysSo) {

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -18,6 +19,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using testing::MakeAdapter;
+using ::testing::Not;
 
 class PeftTest : public ::testing::Test {
  protected:
@@ -222,6 +224,70 @@ TEST(ParsePeftConfigTest, HostileBytesAreRefusedOrRead) {
     ParsePeftConfig(text.substr(0, i), "x").IgnoreError();
   }
   ParsePeftConfig(std::string(100000, '['), "x").IgnoreError();
+}
+
+TEST_F(PeftTest, WhatContradictsItselfIsRefused) {
+  const auto is_refused = [&](const std::string& what, const std::string& also = "") {
+    const auto read = ReadPeft(files_, root_);
+    EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument) << what;
+    EXPECT_THAT(std::string(read.status().message()),
+                AllOf(HasSubstr(root_ + "/adapter_model.safetensors: "), HasSubstr(what), HasSubstr(also)));
+  };
+  const auto write = [&](float value, format::DType dtype) {
+    AdapterBuilder builder;
+    builder.Add("x.a", 2, 3, 2, 2, 1, std::vector<float>(4, 1), {0, 0, 0, 0, 0, value});
+    builder.AddMagnitude({1, value, 1});
+    ASSERT_TRUE(WritePeft(files_, root_, std::move(builder).Build(), {.dtype = dtype}).ok());
+  };
+  for (const auto dtype : {format::DType::kF32, format::DType::kF16, format::DType::kBF16, format::DType::kF64}) {
+    for (const float value : {NAN, INFINITY, -INFINITY}) {
+      write(value, dtype);
+      is_refused("'base_model.model.x.a.lora_B.weight' holds elements that are not finite",
+                 "'base_model.model.x.a.lora_magnitude_vector' holds");
+    }
+  }
+  write(1, format::DType::kF32);
+  EXPECT_TRUE(ReadPeft(files_, root_).ok());
+  for (const char* config :
+       {R"({"r": 3, "use_dora": true})", R"({"r": 2, "rank_pattern": {"a": 3}, "use_dora": true})"}) {
+    Write("adapter_config.json", config);
+    is_refused("module 'x.a': the factors have rank 2, adapter_config.json says 3 (r, rank_pattern)");
+  }
+  Write("adapter_config.json", R"({"r": 3, "rank_pattern": {"a": 2}, "use_dora": true})");
+  EXPECT_TRUE(ReadPeft(files_, root_).ok());
+}
+
+TEST_F(PeftTest, ForAModelNothingThatTheConfigNamesMayBeMissing) {
+  const std::vector<config::ModuleShape> modules = {{"m.layers.0.q", 3, 2},
+                                                    {"m.layers.0.k", 3, 2},
+                                                    {"m.layers.1.q", 3, 2},
+                                                    {"m.layers.1.k", 3, 2},
+                                                    {"lm_head", 3, 2}};
+  const auto read = [&](const std::string& targets) {
+    Write("adapter_config.json", "{\"r\": 2, " + targets + "}");
+    return std::string(ReadPeftFor(modules, files_, root_).status().message());
+  };
+  const auto lacks = [&](const std::string& names) {
+    return HasSubstr("adapter_model.safetensors: has no factors of " + names);
+  };
+  ASSERT_TRUE(WritePeft(files_, root_, MakeAdapter({{"m.layers.1.q", 2, 3, 2, 2, 1}}), {}).ok());
+  EXPECT_TRUE(ReadPeftFor(modules, files_, root_).ok());
+  EXPECT_THAT(read(R"("target_modules": ["q"])"),
+              lacks("1 modules of the model that adapter_config.json names (target_modules): m.layers.0.q"));
+  EXPECT_THAT(read(R"("target_modules": "all-linear")"), HasSubstr("m.layers.0.q, m.layers.0.k, m.layers.1.k"));
+  EXPECT_THAT(read(R"("target_modules": "all-linear")"), Not(HasSubstr("lm_head")));
+  EXPECT_THAT(read(R"("target_modules": ["m.layers.1.q", "lm_head"])"), lacks("1 modules"));
+  for (const char* left_out : {R"("target_modules": ["q", "k"], "layers_to_transform": 1, "exclude_modules": ["k"])",
+                               R"("target_modules": ".*1\\.q")", R"("target_modules": ["q", "elsewhere"],
+                               "layers_to_transform": [1])"}) {
+    EXPECT_EQ(read(left_out), "");
+  }
+  // What a zero update is written as.
+  ASSERT_TRUE(WritePeft(files_, root_, MakeAdapter({}), {}).ok());
+  EXPECT_TRUE(ReadPeftFor(modules, files_, root_).ok());
+  EXPECT_THAT(read(R"("target_modules": ["elsewhere"])"), HasSubstr("adapter_model.safetensors: holds no factors"));
+  EXPECT_THAT(read(R"("target_modules": ["q"])"), lacks("2 modules"));
+  EXPECT_THAT(read(R"("target_modules": null)"), HasSubstr("holds no factors"));
 }
 
 TEST_F(PeftTest, MissingFilesAndUnsupportedFeaturesAreNamed) {
