@@ -46,16 +46,18 @@ double CudaNorm(const at::Tensor& g) {
 }
 #endif
 
+double NormOf(const at::Tensor& flat) {
+#ifdef STRATA_CUDA
+  if (flat.is_cuda()) return CudaNorm(flat);
+#endif
+  if (!flat.is_cpu()) return flat.to(at::kDouble).norm().item<double>();
+  return std::sqrt(kernels::SumSquares(flat.const_data_ptr<float>(), flat.numel(), at::get_num_threads()));
+}
+
 }  // namespace
 
-double Optimizer::GradientNorm(const peft::AdapterState& state) const {
-  const at::Tensor& g = state.gradients();
-#ifdef STRATA_CUDA
-  if (g.is_cuda()) return CudaNorm(g);
-#endif
-  if (!g.is_cpu()) return g.to(at::kDouble).norm().item<double>();
-  return std::sqrt(kernels::SumSquares(g.const_data_ptr<float>(), g.numel(), at::get_num_threads()));
-}
+double GradientNorm(const peft::AdapterState& state) { return NormOf(state.gradients()); }
+double ValueNorm(const peft::AdapterState& state) { return NormOf(state.values()); }
 
 void Optimizer::Step(peft::AdapterState& state, double learning_rate, double norm, double loss_scale) {
   ++updates_;

@@ -9,12 +9,14 @@
 
 namespace strata::train {
 
+// Joint norms, in double: of the gradients before clipping, and of the values. Finite where all of them are.
+double GradientNorm(const peft::AdapterState& state);
+double ValueNorm(const peft::AdapterState& state);
+
 // Decoupled weight decay on every factor, bias correction as in torch.optim.AdamW.
 class Optimizer {
  public:
   explicit Optimizer(const config::OptimizerOptions& options) : options_(options) {}
-  // Joint norm of the gradients before clipping.
-  double GradientNorm(const peft::AdapterState& state) const;
   // One update with the gradients scaled by min(1, max_grad_norm / (norm + 1e-6)) / loss_scale; they are zero
   // afterwards.
   void Step(peft::AdapterState& state, double learning_rate, double norm, double loss_scale = 1);

@@ -173,7 +173,7 @@ absl::StatusOr<Gradient> TrainingRun::Accumulate() {
   }
   if (context_.replicas != nullptr) STRATA_RETURN_IF_ERROR(SumOverReplicas(result));
   STRATA_RETURN_IF_ERROR(model::TorchGuard("gradient norm", [&] {
-    result.norm = optimizer_.GradientNorm(context_.state) / result.scale;
+    result.norm = GradientNorm(context_.state) / result.scale;
     return absl::OkStatus();
   }));
   return result;
@@ -375,7 +375,7 @@ absl::StatusOr<LoopSummary> TrainingRun::End() {
   }
   bool finite = false;
   STRATA_RETURN_IF_ERROR(model::TorchGuard("looking at the adapter", [&] {
-    finite = at::isfinite(context_.state.values()).all().item<bool>();
+    finite = std::isfinite(ValueNorm(context_.state));
     return absl::OkStatus();
   }));
   if (!finite) return absl::OutOfRangeError("the adapter is not finite after the last step; use a lower learning_rate");

@@ -153,8 +153,8 @@ TEST_P(CudaStep, LayersOnTheHostChangeNothing) {
           const bool recompute = i == 1;
           EXPECT_EQ(apart.Step(batches[i], recompute), fresh.Step(batches[i], recompute)) << count << " " << i;
           EXPECT_TRUE(apart.state->gradients().equal(fresh.state->gradients())) << count << " " << i;
-          optimizer.Step(*apart.state, 1e-2, optimizer.GradientNorm(*apart.state));
-          same.Step(*fresh.state, 1e-2, same.GradientNorm(*fresh.state));
+          optimizer.Step(*apart.state, 1e-2, GradientNorm(*apart.state));
+          same.Step(*fresh.state, 1e-2, GradientNorm(*fresh.state));
           apart.model->RefreshTrained();
           fresh.model->RefreshTrained();
           EXPECT_EQ(apart.model->Evaluate(batches[i]).value(), fresh.model->Evaluate(batches[i]).value());
@@ -208,8 +208,8 @@ TEST_P(CudaStep, ARecordedStepReadsTheMagnitudesOfNow) {
     EXPECT_OK(once.model->SetTrained(once.state->Factors()));  // forgets what was recorded
     EXPECT_EQ(once.Step(batch), often.Step(batch)) << i;
     EXPECT_TRUE(once.state->gradients().equal(often.state->gradients())) << i;
-    one.Step(*once.state, 1e-2, one.GradientNorm(*once.state));
-    other.Step(*often.state, 1e-2, other.GradientNorm(*often.state));
+    one.Step(*once.state, 1e-2, GradientNorm(*once.state));
+    other.Step(*often.state, 1e-2, GradientNorm(*often.state));
     once.model->RefreshTrained();
     often.model->RefreshTrained();
   }
@@ -225,7 +225,7 @@ TEST_P(CudaStep, FactorsThatChangedAreTakenAnew) {
   for (int i = 0; i < 8; ++i) {
     last = run.Step(batch);
     if (i == 0) first = last;
-    optimizer.Step(*run.state, 1e-2, optimizer.GradientNorm(*run.state));
+    optimizer.Step(*run.state, 1e-2, GradientNorm(*run.state));
     run.model->RefreshTrained();
   }
   EXPECT_EQ(run.model->recorded_steps(), 1);
