@@ -122,8 +122,8 @@ bool IsFinite(const train::ScoredRow& row) {
 
 // OUT_OF_RANGE: a score that is no number, with its rows and, where the weights are to blame, with one of them.
 template <typename Row>
-absl::Status CheckFinite(const std::vector<Row>& rows, const std::string& path, const EvalFlags& flags,
-                         const model::ModelFiles& model) {
+absl::Status CheckFinite(const std::vector<Row>& rows, std::string_view score, const std::string& path,
+                         const EvalFlags& flags, const model::ModelFiles& model) {
   constexpr size_t kMost = 10;
   std::vector<std::string> named;
   size_t count = 0;
@@ -135,10 +135,10 @@ absl::Status CheckFinite(const std::vector<Row>& rows, const std::string& path, 
   if (count > kMost) named.push_back(Cat("and ", count - kMost, " more"));
   std::string why = model::NonFiniteWeight(model);
   if (why.empty()) {
-    why = Cat("weights and adapters are finite, what is computed with them overflows",
-              flags.dtype == "fp32" ? "" : "; use --dtype fp32");
+    why = Cat("no weight was found that is not finite, what is computed with them overflows; ",
+              flags.dtype == "fp32" ? "look at what trained the adapter" : "use --dtype fp32");
   }
-  return absl::OutOfRangeError(Cat(path, ": the loss is not finite in ", count, " of ", rows.size(),
+  return absl::OutOfRangeError(Cat(path, ": the ", score, " is not finite in ", count, " of ", rows.size(),
                                    " scored rows (number ", absl::StrJoin(named, ", "), "): ", why));
 }
 
@@ -203,6 +203,16 @@ absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& cand
   STRATA_ASSIGN_OR_RETURN(const Inputs inputs, ReadInputs(flags, runtime.files, models, *loaded));
   const auto keep_going = [&] { return !session.stopped(); };
   model::Transformer& model = *loaded->transformer;
+  std::vector<std::string> faults;  // of scores that are no numbers; the others are printed
+  const auto print = [&](const Candidate& candidate, const std::string& file, const auto& result,
+                         std::string_view score) {
+    const absl::Status finite = Annotate(CheckFinite(result.rows, score, file, flags, model.files()), candidate.name);
+    if (finite.ok()) {
+      Print(flags, candidate, file, ScoreOf(result));
+    } else {
+      faults.emplace_back(finite.message());
+    }
+  };
   for (const Candidate& candidate : candidates) {
     STRATA_ASSIGN_OR_RETURN(const std::vector<model::NamedFactors> factors,
                             ReadFrozen(runtime.files, candidate.directories, model));
@@ -210,17 +220,14 @@ absl::Status Evaluate(const EvalFlags& flags, const std::vector<Candidate>& cand
       return Annotate(status, candidate.name);
     for (size_t i = 0; i < inputs.data.size(); ++i) {
       STRATA_ASSIGN_OR_RETURN(const auto result, train::EvaluateRows(model, inputs.data[i].rows, keep_going));
-      STRATA_RETURN_IF_ERROR(Annotate(CheckFinite(result.rows, flags.data[i], flags, model.files()), candidate.name));
-      Print(flags, candidate, flags.data[i], ScoreOf(result));
+      print(candidate, flags.data[i], result, "loss");
     }
     for (size_t i = 0; i < inputs.choices.size(); ++i) {
       STRATA_ASSIGN_OR_RETURN(const auto result, train::ScoreChoices(model, inputs.choices[i].rows, keep_going));
-      STRATA_RETURN_IF_ERROR(
-          Annotate(CheckFinite(result.rows, flags.choices[i], flags, model.files()), candidate.name));
-      Print(flags, candidate, flags.choices[i], ScoreOf(result));
+      print(candidate, flags.choices[i], result, "log-likelihood");
     }
   }
-  return absl::OkStatus();
+  return faults.empty() ? absl::OkStatus() : absl::OutOfRangeError(absl::StrJoin(faults, "\n"));
 }
 
 int Run(const EvalFlags& flags) {

@@ -320,8 +320,12 @@ absl::Status Execute(const TrainFlags& flags, const config::TrainOptions& option
   if (flags.worker > 0) return absl::OkStatus();
   const adapter::PeftWriteOptions write{
       .base_model = flags.model, .use_rslora = plan.use_rslora, .dropout = options.adapter.dropout};
-  STRATA_RETURN_IF_ERROR(model.SetTrained({}));  // which looks into the state
-  STRATA_RETURN_IF_ERROR(adapter::WritePeft(runtime.files, flags.out, std::move(*state).ToAdapter(), write));
+  model.SetTrained({}).IgnoreError();  // it looks into the state, whose memory is wanted back
+  STRATA_ASSIGN_OR_RETURN(const adapter::Adapter trained,
+                          model::TorchGuard("collecting the adapter", [&]() -> absl::StatusOr<adapter::Adapter> {
+                            return std::move(*state).ToAdapter();
+                          }));
+  STRATA_RETURN_IF_ERROR(adapter::WritePeft(runtime.files, flags.out, trained, write));
   // Without checkpoints the next start begins anew, whatever an earlier one left.
   STRATA_RETURN_IF_ERROR(options.checkpoint_steps > 0 ? standing.store->Finish(summary->position)
                                                       : standing.store->Clear());

@@ -90,17 +90,18 @@ bool TakesFactors(const FactorGradient& gradient);
 // nothing but its tokens.
 int AccumulateFactors(const FactorGradient* gradients, int64_t count, void* stream);
 
-// A product whose result has a rank's few columns, on Hopper: out = x w^T with w [cols, depth], or out = x w with
-// w [depth, cols]; rounded once. `copy`, if it has data, gets the same.
+// A product whose result has a rank's few columns, on devices of compute capability kNarrowMajor: out = x w^T with w
+// [cols, depth], or out = x w with w [depth, cols]; rounded once. `copy`, if it has data, gets the same.
+inline constexpr int kNarrowMajor = 9;
 inline constexpr int64_t kMostNarrowProducts = 4;
 inline constexpr int64_t kMostNarrowColumns = 64;
 struct NarrowProduct {
   Rows x, w, out, copy;
 };
-// Whether MultiplyNarrow can on a device of compute capability `major`: 16 bits, pieces of 16 bytes, few columns.
-bool TakesNarrowProduct(const NarrowProduct& product, int major);
+// Whether MultiplyNarrow can: 16 bits, all of one type, pieces of 16 bytes, few columns.
+bool TakesNarrowProduct(const NarrowProduct& product);
 // At most kMostNarrowProducts at once (an array here, not on the device), of one type and number of tokens. The order
-// of a sum depends on the shapes alone.
+// of a sum depends on the shapes alone. REQUIRES: TakesNarrowProduct of each.
 int MultiplyNarrow(const NarrowProduct* products, int64_t count, bool by_rows, void* stream);
 
 // *out (on the device) = sum of squares in double. `workspace`: kSumSquaresWorkspace doubles on the device.

@@ -150,8 +150,14 @@ absl::StatusOr<Example> RowReader::FromIds(const OrderedJson& row) const {
 
 // A row stands for its tokens alone: what a mask leaves out of it can only be padding at its ends.
 absl::Status RowReader::DropPadding(const OrderedJson& row, Example& example) const {
-  if (!row.contains("attention_mask")) return absl::OkStatus();
-  STRATA_ASSIGN_OR_RETURN(const std::vector<int32_t> mask, Integers(row, "attention_mask", 0, 2));
+  if (!row.contains("attention_mask") || row["attention_mask"].is_null()) return absl::OkStatus();
+  const absl::StatusOr<std::vector<int32_t>> read = Integers(row, "attention_mask", 0, 2);
+  if (!read.ok()) {
+    return absl::Status(read.status().code(), Cat(read.status().message(),
+                                                  "; leave attention_mask out, or give 0 or 1 "
+                                                  "for each token and packed documents in rows of their own"));
+  }
+  const std::vector<int32_t>& mask = *read;
   if (mask.size() != example.ids.size()) {
     return Fault(Cat(example.ids.size(), " input_ids, but ", mask.size(), " of attention_mask"));
   }
@@ -226,7 +232,8 @@ absl::StatusOr<std::vector<int32_t>> RowReader::ReadPrompt(const OrderedJson& ro
     Example prompt;
     STRATA_ASSIGN_OR_RETURN(prompt.ids, Integers(row, "input_ids", 0, id_bound()));
     STRATA_RETURN_IF_ERROR(DropPadding(row, prompt));
-    if (prompt.ids.empty()) return Fault("'input_ids' is empty");
+    if (prompt.ids.empty())
+      return Fault("no token is left to go on from: 'input_ids' is empty, or attention_mask is 0");
     return prompt.ids;
   }
   STRATA_ASSIGN_OR_RETURN(const std::string value, Text(row, prompt ? "prompt" : "text"));

@@ -18,6 +18,7 @@ constexpr const char* kNeeded = "a driver for CUDA 13 (580 or newer) and a devic
 
 struct CudaFound {
   bool usable = false;
+  bool maps_memory = false;  // manages virtual memory, which segments that grow need
   int count = 0;
   std::string found;  // what there is, or why there is none
 };
@@ -47,8 +48,11 @@ CudaFound AskDriver(int index) {
   if (index >= result.count) return result;
   constexpr int kMajor = 75;
   constexpr int kMinor = 76;
+  constexpr int kVirtualMemory = 102;
   attribute(&major, kMajor, index);
   attribute(&minor, kMinor, index);
+  int maps = 0;
+  result.maps_memory = attribute(&maps, kVirtualMemory, index) == 0 && maps != 0;
   absl::StrAppend(&result.found, ", device ", index, " of compute capability ", major, ".", minor);
   result.usable = supported >= 13000 && major * 10 + minor >= 75;
   return result;
@@ -68,11 +72,11 @@ absl::Status LoadCudaLibrary() {
 
 // Segments that grow are filled to the end: of a model that is larger than its max_memory LibTorch's own kept some 5 %
 // empty. What the user told LibTorch stands.
-void GrowSegments() {
+void GrowSegments(bool grow) {
   for (const char* name : {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}) {
     if (!runtime::EnvironmentVariable(name).empty()) return;
   }
-  c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+  c10::CachingAllocator::setAllocatorSettings(grow ? "expandable_segments:True" : "expandable_segments:False");
 }
 
 absl::StatusOr<at::Device> Cuda(int index) {
@@ -83,8 +87,14 @@ absl::StatusOr<at::Device> Cuda(int index) {
   if (absl::Status status = LoadCudaLibrary(); !status.ok()) return status;
   return TorchGuard("starting CUDA", [&]() -> absl::StatusOr<at::Device> {
     const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
-    GrowSegments();
-    at::zeros({1}, at::TensorOptions().device(device)).add_(1).cpu();
+    const auto start = [&] { at::zeros({1}, at::TensorOptions().device(device)).add_(1).cpu(); };
+    GrowSegments(found.maps_memory);
+    try {
+      start();
+    } catch (const c10::Error&) {  // some drivers promise to map memory and do not
+      GrowSegments(false);
+      start();
+    }
     return device;
   });
 }

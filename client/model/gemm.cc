@@ -115,9 +115,7 @@ size_t AccumulateSome(std::span<const FactorProduct> products) {
 
 // Takes as many as one launch does, if the kernel can; returns how many.
 size_t MultiplySome(std::span<const NarrowProduct> products, bool by_rows) {
-  const at::Device device = products[0].x.device();
-  if (!device.is_cuda()) return 0;
-  const int major = at::cuda::getDeviceProperties(device.index())->major;
+  if (!HasNarrowKernel(products[0].x.scalar_type(), products[0].x.device())) return 0;
   std::array<cuda::NarrowProduct, cuda::kMostNarrowProducts> tasks;
   size_t count = 0;
   while (count < tasks.size() && count < products.size()) {
@@ -126,7 +124,7 @@ size_t MultiplySome(std::span<const NarrowProduct> products, bool by_rows) {
                     .w = RowsOf(p.w),
                     .out = RowsOf(p.y),
                     .copy = p.copy.defined() ? RowsOf(p.copy) : kernels::Rows()};
-    if (!cuda::TakesNarrowProduct(tasks[count], major)) break;
+    if (!cuda::TakesNarrowProduct(tasks[count])) break;
     ++count;
   }
   if (count == 0) return 0;
@@ -182,6 +180,15 @@ void MatMulNT(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool a
 
 void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool accumulate) {
   MatMul(y, x, w, /*by_rows=*/false, accumulate);
+}
+
+bool HasNarrowKernel([[maybe_unused]] at::ScalarType type, [[maybe_unused]] at::Device device) {
+#ifdef STRATA_CUDA
+  return device.is_cuda() && (type == at::kBFloat16 || type == at::kHalf) &&
+         at::cuda::getDeviceProperties(device.index())->major == cuda::kNarrowMajor;
+#else
+  return false;
+#endif
 }
 
 void MultiplyNarrow(std::span<const NarrowProduct> products, bool by_rows) {

@@ -66,6 +66,8 @@ void MatMulNN(const at::Tensor& y, const at::Tensor& x, const Operand& w, bool a
 struct NarrowProduct {
   at::Tensor y, x, w, copy = {};
 };
+// Whether there is a kernel for them.
+bool HasNarrowKernel(at::ScalarType type, at::Device device);
 // Each of them, by_rows as MatMulNT, else as MatMulNN, in few launches where there is a kernel for it. All of one type,
 // place and t; none reads what another writes.
 void MultiplyNarrow(std::span<const NarrowProduct> products, bool by_rows);

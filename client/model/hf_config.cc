@@ -280,6 +280,8 @@ void ReadWindows(Reader& reader, const Family& family, Faults& faults, ModelConf
   const Json* types = family.windows == WindowRule::kEvery ? nullptr : reader.Find("layer_types");
   if (types != nullptr) {
     config.windows = WindowsByType(*types, window, config, faults);
+    if (std::all_of(config.windows.begin(), config.windows.end(), [](int64_t w) { return w == 0; }))
+      config.windows.clear();
     return;
   }
   if (family.windows == WindowRule::kEvery || family.windows == WindowRule::kListed) {

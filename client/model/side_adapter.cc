@@ -307,9 +307,10 @@ at::Tensor SideAdapter::GradientOf(const Segment& segment, const at::Tensor& dy,
 void SideAdapter::MultiplyWideFactors(const at::Tensor& dy, const at::Tensor& ds) const {
   std::vector<NarrowProduct> products;
   for (const Segment& seg : segments_) products.push_back({.y = seg.ColumnsOf(ds), .x = seg.RowsOf(dy), .w = seg.b});
-  const bool whole = std::any_of(segments_.begin(), segments_.end(), [](const Segment& seg) {
-    return seg.rank % kRankStep > 0 || seg.rows % kRankStep > 0;
-  });
+  const bool whole =
+      !HasNarrowKernel(dtype_, dy.device()) || std::any_of(segments_.begin(), segments_.end(), [](const Segment& seg) {
+        return seg.rank % kRankStep > 0 || seg.rows % kRankStep > 0;
+      });
   if (whole) products = {{.y = ds, .x = dy, .w = wide_.narrow(0, 0, weight_.rows()).narrow(1, in_, rank_)}};
   MultiplyNarrow(products, /*by_rows=*/false);
 }
@@ -368,7 +369,12 @@ void SideAdapter::BackwardFactors(const Gradient& gradient, const at::Tensor& s,
   for (const Segment& seg : segments_) {
     if (!seg.trained) continue;
     const at::Tensor rows = GradientOf(seg, gradient.dy, dropout);
-    products.push_back({seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling});
+    const FactorProduct product = {seg.factors.grad_b, rows, seg.ColumnsOf(s), seg.factors.scaling};
+    if (dropped && seg.magnitude) {
+      AccumulateEach({&product, 1});  // its rows are a copy
+    } else {
+      products.push_back(product);
+    }
   }
   for (const Segment& seg : segments_) {
     if (seg.trained && !dropped) products.push_back({seg.factors.grad_a, seg.ColumnsOf(gradient.ds), x});

@@ -96,6 +96,7 @@ class TrainingRun {
   absl::Status TakeBack(const std::string& what);
   std::string NonFinitePart(const Gradient& gradient) const;
   std::string DamageOfStart() const;
+  std::string Overflow() const;
   absl::Status Save();
   void Note(TrainNote::Kind kind, uint64_t step, std::string detail) const {
     if (context_.on_note) context_.on_note({.kind = kind, .step = step, .detail = std::move(detail)});
@@ -259,6 +260,13 @@ std::string TrainingRun::DamageOfStart() const {
   return "the adapter that it starts from holds elements that are not finite";
 }
 
+// Of a start whose numbers are finite.
+std::string TrainingRun::Overflow() const {
+  return Cat("; weights and adapter are finite, what is computed with them overflows: ",
+             options_.dtype == config::ComputeDType::kFp32 ? "look at the adapters that it starts from"
+                                                           : "use dtype fp32 (or bf16, where it is fp16)");
+}
+
 // What follows a step that is not finite. Its gradients are dropped.
 absl::Status TrainingRun::Recover(const Gradient& gradient) {
   std::string what, damage;
@@ -280,6 +288,7 @@ absl::Status TrainingRun::Recover(const Gradient& gradient) {
     case config::NonFinitePolicy::kHalveScale:
       return TakeBack(what);
   }
+  if (position_.updates == 0) return absl::OutOfRangeError(Cat("step ", step, ": ", what, Overflow()));
   return absl::OutOfRangeError(
       Cat("step ", step, ": ", what, "; use a lower learning_rate",
           options_.dtype == config::ComputeDType::kFp16 ? ", dtype bf16 (fp16 ends at 65504)" : "",
@@ -289,8 +298,7 @@ absl::Status TrainingRun::Recover(const Gradient& gradient) {
 absl::Status TrainingRun::TakeBack(const std::string& what) {
   const uint64_t step = position_.steps + 1;
   if (undo_.empty()) {
-    return absl::OutOfRangeError(
-        Cat("step ", step, ": ", what, ", and there is no update to take back: the start itself is at fault"));
+    return absl::OutOfRangeError(Cat("step ", step, ": ", what, ", and there is no update to take back", Overflow()));
   }
   if (position_.rate_scale < std::ldexp(1.5, -kMostHalvings)) {
     return absl::OutOfRangeError(Cat("step ", step, ": ", what, " although the learning rate was halved ",

@@ -169,7 +169,8 @@ absl::Status CheckContent(const Adapter& adapter, const PeftConfig& config) {
       faults.push_back(Cat("tensor '", tensor->name, "' holds elements that are not finite"));
     }
   }
-  return faults.empty() ? absl::OkStatus() : absl::InvalidArgumentError(Listed(faults, "; "));
+  if (faults.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(Cat(Listed(faults, "; "), "; save the adapter again, or correct ", kConfigFile));
 }
 
 // As PEFT does, all-linear leaves the head out.
@@ -183,9 +184,11 @@ absl::Status CheckComplete(const Adapter& adapter, const PeftConfig& config,
   }
   if (!missing.empty()) {
     return absl::InvalidArgumentError(Cat("has no factors of ", missing.size(), " modules of the model that ",
-                                          kConfigFile, " names (target_modules): ", Listed(missing, ", ")));
+                                          kConfigFile, " names (target_modules): ", Listed(missing, ", "),
+                                          "; save the adapter again, or name those that it has"));
   }
-  if (adapter.modules().empty() && !config.adapts_nothing) return absl::InvalidArgumentError("holds no factors");
+  if (adapter.modules().empty() && !config.adapts_nothing)
+    return absl::InvalidArgumentError("holds no factors; save the adapter again");
   return absl::OkStatus();
 }
 

@@ -210,9 +210,10 @@ int Start(const Tasks& all, int count, int cols, bool by_rows, int blocks, cudaS
 
 }  // namespace
 
-bool TakesNarrowProduct(const NarrowProduct& p, int major) {
-  return major == 9 && p.out.cols <= kMostNarrowColumns && InPieces(p.x) && InPieces(p.w) && InPieces(p.out) &&
-         (p.copy.data == nullptr || InPieces(p.copy));
+bool TakesNarrowProduct(const NarrowProduct& p) {
+  const auto fits = [&](const Rows& m) { return m.type == p.x.type && InPieces(m); };
+  return p.out.cols <= kMostNarrowColumns && fits(p.x) && fits(p.w) && fits(p.out) &&
+         (p.copy.data == nullptr || fits(p.copy));
 }
 
 int MultiplyNarrow(const NarrowProduct* products, int64_t count, bool by_rows, void* stream) {

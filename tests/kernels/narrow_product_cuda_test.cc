@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -36,8 +37,7 @@ struct Case {
 class NarrowProductCuda : public ::testing::TestWithParam<std::tuple<Type, bool, Case>> {};
 
 TEST_P(NarrowProductCuda, IsTheSumsRoundedOnce) {
-  const int major = Major();
-  if (major != 9) GTEST_SKIP() << "no CUDA device of compute capability 9 here";
+  if (Major() != cuda::kNarrowMajor) GTEST_SKIP() << "no CUDA device of compute capability 9 here";
   const auto& [type, by_rows, c] = GetParam();
   int64_t depth = 0;
   int64_t cols = 0;
@@ -49,6 +49,7 @@ TEST_P(NarrowProductCuda, IsTheSumsRoundedOnce) {
   Matrix out(type, c.tokens, cols, cols + 8, 0.2);
   Matrix copy(type, c.tokens, cols, cols + 16, 0.3);
   const Matrix out_before(type, c.tokens, cols, cols + 8, 0.2);
+  const Matrix copy_before(type, c.tokens, cols, cols + 16, 0.3);
   std::vector<std::unique_ptr<Matrix>> ws;
   std::vector<cuda::NarrowProduct> products;
   for (const Part& p : c.parts) {
@@ -59,7 +60,7 @@ TEST_P(NarrowProductCuda, IsTheSumsRoundedOnce) {
                         .w = ws.back()->View(0, width),
                         .out = out.View(p.first_col, p.cols),
                         .copy = copy.View(p.first_col, p.cols)});
-    ASSERT_TRUE(cuda::TakesNarrowProduct(products.back(), major));
+    ASSERT_TRUE(cuda::TakesNarrowProduct(products.back()));
   }
   const auto count = static_cast<int64_t>(products.size());
   ASSERT_EQ(cuda::MultiplyNarrow(products.data(), count, by_rows, nullptr), 0);
@@ -80,6 +81,7 @@ TEST_P(NarrowProductCuda, IsTheSumsRoundedOnce) {
       }
     }
     for (int64_t j = cols; j < cols + 8; ++j) ASSERT_EQ(out.At(t, j), out_before.At(t, j)) << t << " " << j;
+    for (int64_t j = cols; j < cols + 16; ++j) ASSERT_EQ(copy.At(t, j), copy_before.At(t, j)) << t << " " << j;
   }
 
   const std::vector<uint16_t> first = out.host;
@@ -101,13 +103,12 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(NarrowProduct, OthersAreLeftToOthers) {
   uint16_t memory[128] = {};
   const Rows even = {.data = memory, .type = Type::kBF16, .rows = 1, .cols = 16, .stride = 16};
-  EXPECT_TRUE(cuda::TakesNarrowProduct({.x = even, .w = even, .out = even, .copy = {}}, 9));
-  EXPECT_FALSE(cuda::TakesNarrowProduct({.x = even, .w = even, .out = even, .copy = {}}, 8));
+  EXPECT_TRUE(cuda::TakesNarrowProduct({.x = even, .w = even, .out = even, .copy = {}}));
   for (const int which : {0, 1, 2, 3}) {
     std::array<Rows, 4> rows = {even, even, even, even};
     const auto takes = [&](const Rows& odd) {
       rows[static_cast<size_t>(which)] = odd;
-      return cuda::TakesNarrowProduct({.x = rows[0], .w = rows[1], .out = rows[2], .copy = rows[3]}, 9);
+      return cuda::TakesNarrowProduct({.x = rows[0], .w = rows[1], .out = rows[2], .copy = rows[3]});
     };
     Rows odd = even;
     odd.cols = 12;
@@ -124,7 +125,7 @@ TEST(NarrowProduct, OthersAreLeftToOthers) {
   }
   Rows wide = even;
   wide.cols = wide.stride = 72;
-  EXPECT_FALSE(cuda::TakesNarrowProduct({.x = even, .w = even, .out = wide, .copy = {}}, 9));
+  EXPECT_FALSE(cuda::TakesNarrowProduct({.x = even, .w = even, .out = wide, .copy = {}}));
 }
 
 }  // namespace

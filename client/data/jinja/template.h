@@ -1,7 +1,7 @@
 // Chat templates: the part of Jinja2 that the templates of Hugging Face models are written in, with its settings there
 // (trim_blocks, lstrip_blocks, a sandbox in which data cannot be changed, {% generation %}).
 //
-//   tags       if for set macro call filter with with raw generation break continue, comments
+//   tags       if for set macro call filter with raw generation break continue, comments
 //   functions  range dict namespace raise_exception strftime_now
 //   filters    abs capitalize count d default dictsort first float format indent int items join last length list lower
 //              map max min reject rejectattr replace reverse round safe select selectattr sort string sum title tojson

@@ -64,6 +64,9 @@ TEST_F(MemoryPlanTest, LayersBelowTheTrainedOnesKeepNothing) {
   const uint64_t untrained = NeedsOf(*model_, run_, {}).activations;
   ASSERT_GE(activations.size(), 2U);
   const uint64_t layer = activations[0] - activations[1];
+  // More than the residual stream and the gate's two outputs in 16 bits.
+  const auto& config = model_->config();
+  EXPECT_GT(layer, static_cast<uint64_t>(kMicroBatchTokens * 2 * (config.hidden_size + 2 * config.intermediate_size)));
   for (size_t first = 1; first < activations.size(); ++first)
     EXPECT_EQ(activations[first - 1] - activations[first], layer) << first;
   // The adapter's columns beside those of a layer are few.

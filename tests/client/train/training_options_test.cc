@@ -132,6 +132,8 @@ class NonFinite : public ::testing::Test {
     return all;
   }
   void BreakRow(size_t row);
+  // Finite, but its products are not.
+  void Overflow() { state_->values().fill_(1e25F); }
   void Poison() { state_->A(state_->entries()[5])[1][2] = std::numeric_limits<float>::infinity(); }
 
   TrainRequest request_ = SmallRequest();
@@ -264,11 +266,19 @@ TEST_F(NonFinite, HalveScaleTakesTheUpdateBackUntilTheNextStepIsFinite) {
 
 TEST_F(NonFinite, HalveScaleEndsWhereThereIsNothingToTakeBack) {
   request_.options.on_non_finite = config::NonFinitePolicy::kHalveScale;
-  Poison();
+  Overflow();
   const auto before = Buffers();
-  EXPECT_THAT(Run(),
-              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("step 1: the loss is not finite: the adapter that")));
+  EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kOutOfRange,
+                              AllOf(HasSubstr("no update to take back; weights and adapter are finite"),
+                                    HasSubstr("look at the adapters that it starts from"))));
   EXPECT_EQ(Buffers(), before);
+}
+
+TEST_F(NonFinite, AStartThatOverflowsIsNotBlamedOnTheLearningRate) {
+  Overflow();
+  EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kOutOfRange,
+                              AllOf(HasSubstr("step 1: the loss is not finite; weights and adapter are finite"),
+                                    ::testing::Not(HasSubstr("learning_rate")))));
 }
 
 TEST_F(NonFinite, HalveScaleGivesUp) {
