@@ -298,7 +298,7 @@ SideAdapter::Gradient SideAdapter::BeginBackward(const at::Tensor& dy, const Kep
 
 // Dropout lets a trained magnitude scale what its factors see alone.
 at::Tensor SideAdapter::GradientOf(const Segment& segment, const at::Tensor& dy, const DropoutKey& dropout) const {
-  const at::Tensor rows = segment.RowsOf(dy);
+  at::Tensor rows = segment.RowsOf(dy);
   if (!segment.magnitude || dropout.probability == 0) return rows;
   return (rows * segment.magnitude.gain()).to(dtype_);
 }
